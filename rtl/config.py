@@ -1,0 +1,222 @@
+"""The engine's configuration: what the machine is.
+
+One frozen object parametrises hardware, golden model, compiler and driver. How a network is compiled for a machine is a
+separate object (:class:`celosia.tools.compiler.options.CompilerOptions`).
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+__all__ = ["PRESETS", "BadConfig", "EngineConfig"]
+
+
+class BadConfig(ValueError):
+    """An engine configuration that cannot be built; the message says which knob and why."""
+
+
+def _is_power_of_two(value):
+    return value > 0 and value & (value - 1) == 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Every knob of the engine.
+
+    Parameters
+    ----------
+    name : str
+        A label for reports. Not part of the digest.
+    rows : int
+        Rows of the array: input channels (or taps) per pass, and bytes per activation word. A power of two, 4…64.
+    cols : int
+        Columns of the array: output channels per pass. A power of two, at most ``rows``.
+    weight_rows : int
+        Weight rows loaded into the array per cycle; the weight memory has this many banks, each ``cols`` bytes wide. A
+        weight tile takes ``rows / weight_rows`` cycles to load. A power of two, at most ``rows / 2``.
+    lanes : int
+        Elements requantised per cycle. A power of two, at most ``cols``.
+    act_depth : int
+        Words of ``rows`` bytes in the activation memory. A multiple of ``act_banks``, at most 65,536.
+    act_banks : int
+        Banks of the activation memory, interleaved by the low address bits. 1, 2 or 4.
+    weight_tiles : int
+        Weight tiles of ``rows × cols`` bytes in the weight memory. At most 65,536.
+    acc_depth : int
+        Entries of ``cols`` 32-bit sums in each of the two accumulator banks. At most 1,024.
+    param_depth : int
+        Entries of ``lanes`` 64-bit channel parameters. At most 16,384.
+    tables : int
+        256-byte activation tables. 1…16, a power of two.
+    program_depth : int
+        256-bit instructions in the program memory. At most 65,536.
+    queue_depth : int
+        Instructions waiting in front of each of the three units. 2…16.
+    unfold_streams : int
+        Input rows the load unit unfolds at the same time; a word of kernel taps holds at most this many rows of taps.
+        1…``rows``.
+
+    Raises
+    ------
+    BadConfig
+        If a knob is out of its range.
+    """
+
+    name: str = "custom"
+    rows: int
+    cols: int
+    weight_rows: int
+    lanes: int
+    act_depth: int
+    act_banks: int
+    weight_tiles: int
+    acc_depth: int
+    param_depth: int
+    tables: int
+    program_depth: int
+    queue_depth: int = 4
+    unfold_streams: int
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name == "name":
+                if not isinstance(value, str):
+                    raise BadConfig(f"name must be a string, not {value!r}")
+            elif not isinstance(value, int) or isinstance(value, bool):
+                raise BadConfig(f"{field.name} must be an integer, not {value!r}")
+        for knob in ("rows", "cols", "weight_rows", "lanes", "tables"):
+            if not _is_power_of_two(getattr(self, knob)):
+                raise BadConfig(f"{knob} must be a power of two, not {getattr(self, knob)}")
+        for knob, low, high in (
+            ("rows", 4, 64),
+            ("cols", 1, self.rows),
+            ("weight_rows", 1, self.rows // 2),
+            ("lanes", 1, self.cols),
+            ("act_depth", 16, 1 << 16),
+            ("weight_tiles", 2, 1 << 16),
+            ("acc_depth", 8, 1 << 10),
+            ("param_depth", 2 * self.cols // self.lanes, 1 << 14),
+            ("tables", 1, 16),
+            ("program_depth", 16, 1 << 16),
+            ("queue_depth", 2, 16),
+            ("unfold_streams", 1, self.rows),
+        ):
+            if not low <= getattr(self, knob) <= high:
+                raise BadConfig(f"{knob} must be between {low} and {high}, not {getattr(self, knob)}")
+        if self.act_banks not in (1, 2, 4):
+            raise BadConfig(f"act_banks must be 1, 2 or 4, not {self.act_banks}")
+        if self.act_depth % self.act_banks:
+            raise BadConfig(f"act_depth must be a multiple of act_banks ({self.act_banks}), not {self.act_depth}")
+
+    # Derived values ---------------------------------------------------------------------------------------------------
+
+    @property
+    def macs(self):
+        """Multiply-accumulates per cycle."""
+        return self.rows * self.cols
+
+    @property
+    def load_cycles(self):
+        """Cycles to load one weight tile; also weight-memory entries per tile."""
+        return self.rows // self.weight_rows
+
+    @property
+    def weight_depth(self):
+        """Entries of ``weight_rows × cols`` bytes in the weight memory."""
+        return self.weight_tiles * self.load_cycles
+
+    @property
+    def beats(self):
+        """Cycles to requantise one accumulator entry; also parameter entries per column tile."""
+        return self.cols // self.lanes
+
+    @property
+    def slots(self):
+        """Column tiles that share one activation word."""
+        return self.rows // self.cols
+
+    @property
+    def act_bytes(self):
+        return self.act_depth * self.rows
+
+    @property
+    def weight_bytes(self):
+        return self.weight_tiles * self.rows * self.cols
+
+    @property
+    def digest(self):
+        """32-bit fingerprint of everything a program depends on; a CSR of the engine and a field of each program."""
+        from .isa import ISA_VERSION
+
+        facts = {"isa": ISA_VERSION} | {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}
+        return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")
+
+    # Presets and files ------------------------------------------------------------------------------------------------
+
+    def to_json(self):
+        """Return the configuration as JSON text; :meth:`from_json` reads it back."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text, *, source="configuration"):
+        """Parse JSON text.
+
+        Raises
+        ------
+        BadConfig
+            If the text is not a JSON object of exactly the known knobs; the message names ``source``.
+        """
+        try:
+            facts = json.loads(text)
+        except ValueError as error:
+            raise BadConfig(f"{source} must be JSON: {error}") from None
+        if not isinstance(facts, dict):
+            raise BadConfig(f"{source} must be a JSON object, not {type(facts).__name__}")
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        for knob in facts:
+            if knob not in known:
+                raise BadConfig(f"{source}: {knob!r} is not a knob of the engine (known: {', '.join(known)})")
+        for knob, field in known.items():
+            if knob not in facts and field.default is dataclasses.MISSING:
+                raise BadConfig(f"{source}: {knob} is missing")
+        return cls(**facts)
+
+    @classmethod
+    def load(cls, name):
+        """Return the preset ``name``, or read the JSON file of that path.
+
+        Raises
+        ------
+        BadConfig
+            If it is neither.
+        """
+        if name in PRESETS:
+            return PRESETS[name]
+        path = Path(name)
+        if path.suffix == ".json":
+            try:
+                return cls.from_json(path.read_text(), source=str(path))
+            except OSError as error:
+                raise BadConfig(f"cannot read engine configuration {name}: {error.strerror}") from None
+        raise BadConfig(f"engine must be one of {', '.join(PRESETS)} or a .json file, not {name!r}")
+
+
+PRESETS = {
+    config.name: config
+    for config in (
+        EngineConfig(
+            name="test", rows=4, cols=4, weight_rows=1, lanes=2, act_depth=4096, act_banks=2, weight_tiles=2048,
+            acc_depth=64, param_depth=512, tables=2, program_depth=1024, unfold_streams=4,
+        ),
+        EngineConfig(
+            name="mac64", rows=8, cols=8, weight_rows=2, lanes=4, act_depth=8192, act_banks=2, weight_tiles=2048,
+            acc_depth=256, param_depth=512, tables=4, program_depth=1024, unfold_streams=4,
+        ),
+        EngineConfig(
+            name="mac256", rows=16, cols=16, weight_rows=4, lanes=16, act_depth=8192, act_banks=4, weight_tiles=1024,
+            acc_depth=512, param_depth=512, tables=8, program_depth=2048, unfold_streams=8,
+        ),
+    )
+}  # fmt: skip

@@ -1,0 +1,127 @@
+"""Signatures between the blocks: what the sequencer, the three units and the memories say to each other."""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .isa import INSTRUCTION_BITS, ErrorCode, Signals
+
+__all__ = [
+    "ACC_READ_LATENCY", "ACT_READ_LATENCY", "AccReadSignature", "ActReadSignature", "ActWrite", "Done", "Error",
+    "HostSignature", "QueuedInstruction", "Trace", "UnitSignature",
+]  # fmt: skip
+
+ACT_READ_LATENCY = 2
+"""Cycles from an accepted activation read to its data: block RAM, then a register behind the bank multiplexer."""
+
+ACC_READ_LATENCY = 2
+"""Cycles from an accumulator read to its data."""
+
+
+class QueuedInstruction(data.Struct):
+    """An instruction and its index in the program memory."""
+
+    instruction: INSTRUCTION_BITS
+    index: 16
+
+
+class Done(data.Struct):
+    """An instruction has completed in this cycle; its unit owes these tokens."""
+
+    valid: 1
+    signal: Signals
+
+
+class Error(data.Struct):
+    """The unit met an illegal instruction or access in this cycle."""
+
+    valid: 1
+    code: ErrorCode
+    index: 16
+
+
+class Trace(data.Struct):
+    """The instruction a unit is working on, for counters and the simulation's timeline.
+
+    ``busy`` while it issues or finishes work, ``stall`` where in this cycle it had work but could not go on.
+    """
+
+    busy: 1
+    stall: 1
+    index: 16
+
+
+class UnitSignature(wiring.Signature):
+    """A unit as the sequencer sees it (``Out`` is the unit's side for ``done``, ``idle``, ``error``, ``trace``).
+
+    ``i`` carries instructions whose tokens have been taken; ``i.ready`` means the unit takes it now, though earlier ones may still
+    be in flight. ``done`` reports completions in order. ``idle`` is high when nothing accepted is unfinished. After ``error`` the
+    whole engine is held in reset, so a unit need not recover.
+    """
+
+    def __init__(self):
+        super().__init__({
+            "i": In(stream.Signature(QueuedInstruction)),
+            "done": Out(Done),
+            "idle": Out(1),
+            "error": Out(Error),
+            "trace": Out(Trace),
+        })
+
+
+class ActReadSignature(wiring.Signature):
+    """A read port of the activation memory, from the reader's side.
+
+    In a cycle with ``valid`` and ``ready`` the word ``addr`` is read; ``data`` holds it exactly :data:`ACT_READ_LATENCY` cycles later (during
+    one cycle). Addresses must be below the memory's depth.
+    """
+
+    def __init__(self, *, rows):
+        super().__init__({
+            "addr": Out(16),
+            "valid": Out(1),
+            "ready": In(1),
+            "data": In(data.ArrayLayout(8, rows)),
+        })
+
+
+def ActWrite(*, rows):
+    """Payload of a write to the activation memory: word address, bytes, and which of them to write."""
+    return data.StructLayout({"addr": 16, "data": data.ArrayLayout(8, rows), "mask": rows})
+
+
+class AccReadSignature(wiring.Signature):
+    """The store unit's read port of the accumulators, from the reader's side; never stalls.
+
+    With ``en``, ``data`` holds entry ``addr`` of ``bank`` :data:`ACC_READ_LATENCY` cycles later.
+    """
+
+    def __init__(self, *, cols):
+        super().__init__({
+            "en": Out(1),
+            "bank": Out(1),
+            "addr": Out(10),
+            "data": In(data.ArrayLayout(signed(32), cols)),
+        })
+
+
+class HostSignature(wiring.Signature):
+    """The host's port of one memory, from the host side; used only while the engine is idle.
+
+    ``addr`` counts 32-bit words within the memory's window: entry ``e`` of a memory whose entries take ``n`` words is at ``e * n`` …
+    ``e * n + n - 1``, least significant word first; ``n`` is the entry width divided by 32, rounded up to a power of two. ``we`` writes the
+    bytes of ``sel`` in one cycle; ``re`` reads, and ``r_data`` is valid from 3 cycles later until the next ``re``. Addresses beyond
+    the memory are ignored and read as zero.
+    """
+
+    READ_LATENCY = 3
+
+    def __init__(self):
+        super().__init__({
+            "addr": Out(20),
+            "we": Out(1),
+            "re": Out(1),
+            "sel": Out(4),
+            "w_data": Out(32),
+            "r_data": In(32),
+        })

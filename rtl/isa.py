@@ -1,0 +1,417 @@
+"""The instruction set, defined once for RTL, compiler, golden executor, C header and documentation.
+
+A program is a list of 256-bit instructions. The sequencer fetches them in order and puts each into the queue of the unit
+that runs it: ``UNFOLD`` to the load unit, ``EXECUTE`` to the execute unit, ``STORE`` to the store unit. Each unit runs its
+own queue in order; between units the only order is that of the tokens.
+
+Tokens
+    There is one counter per ordered pair of units. An instruction leaves its queue when, for every other unit ``u``, the
+    counter from ``u`` holds at least ``wait_u`` tokens; it then removes that many. When the instruction has completed (its
+    last word is written), it adds one token to the counter towards every unit whose ``signal_u`` bit is set. ``END`` waits
+    until every queue is empty and every unit idle, and expects all counters at zero.
+
+Feature maps in the activation memory
+    A tensor of shape ``[channels, height, width]`` lies in blocks of ``rows`` channels: channel ``c`` of pixel ``(y, x)`` is
+    byte ``c % rows`` of word ``base + (c // rows) * block_step + y * row_step + x``. Bytes of channels that do not exist
+    hold anything: the weights of those rows are zero. A *dense* tensor is the plain row-major array of bytes, byte ``n`` in
+    byte ``n % rows`` of word ``n // rows``.
+
+Weights
+    A weight tile is ``rows × cols`` int8: row ``r`` multiplies byte ``r`` of the activation word, column ``c`` is output
+    channel ``c`` of the column tile. Row ``r`` of tile ``t`` lies in bank ``r // load_cycles`` at entry
+    ``t * load_cycles + r % load_cycles``.
+
+Fields listed in :data:`MINUS_ONE` hold the value minus one, so that no size can be zero.
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import data, enum
+
+__all__ = [
+    "ADD_FRACTION",
+    "INSTRUCTION_BITS",
+    "ISA_VERSION",
+    "MINUS_ONE",
+    "TOKEN_BITS",
+    "AddParams",
+    "ChannelParams",
+    "EndInstruction",
+    "ErrorCode",
+    "ExecuteInstruction",
+    "Header",
+    "Instruction",
+    "Opcode",
+    "Signals",
+    "StoreInstruction",
+    "UnfoldInstruction",
+    "Unit",
+    "Waits",
+    "decode",
+    "encode",
+    "pack",
+    "unpack",
+]  # fmt: skip
+
+ISA_VERSION = 1
+INSTRUCTION_BITS = 256
+TOKEN_BITS = 10
+ADD_FRACTION = 24
+
+
+class Opcode(enum.Enum, shape=4):
+    """What an instruction does; 0 and the values not listed are illegal."""
+
+    END = 1
+    EXECUTE = 2
+    STORE = 3
+    UNFOLD = 4
+
+
+class Unit(enum.Enum, shape=2):
+    """The units that run instructions, and the sequencer that runs ``END``."""
+
+    LOAD = 0
+    EXECUTE = 1
+    STORE = 2
+    SEQUENCER = 3
+
+
+class ErrorCode(enum.Enum, shape=8):
+    """Why the engine stopped. The error CSR names the unit and the index of the instruction with it."""
+
+    NONE = 0
+    ILLEGAL_OPCODE = 1
+    RESERVED_BITS = 2  # a reserved bit is set, or a unit waits for or signals itself
+    ILLEGAL_FIELD = 3  # a field's value has no meaning in this configuration
+    ACT_RANGE = 4
+    WEIGHT_RANGE = 5
+    ACC_RANGE = 6
+    PARAM_RANGE = 7
+    BANK_CONFLICT = 8  # execute and store unit used the same accumulator bank in one cycle
+    TOKEN_OVERFLOW = 9
+    TOKENS_LEFT = 10  # END with a token counter not zero
+    DEADLOCK = 11  # every unit that has work waits for a token that nobody will send
+    PROGRAM_RANGE = 12  # ran past the last instruction of the program memory
+
+
+class Waits(data.Struct):
+    """Tokens to take from each unit before the instruction starts."""
+
+    load: 8
+    execute: 8
+    store: 8
+
+
+class Signals(data.Struct):
+    """Units that get a token when the instruction has completed."""
+
+    load: 1
+    execute: 1
+    store: 1
+
+
+class Header(data.Struct):
+    """The low 32 bits of every instruction."""
+
+    opcode: Opcode
+    wait: Waits
+    signal: Signals
+    reserved: 1
+
+
+class EndInstruction(data.Struct):
+    """End of the program. ``wait`` and ``signal`` are zero."""
+
+    header: Header
+    reserved: INSTRUCTION_BITS - 32
+
+
+class ExecuteInstruction(data.Struct):
+    """One output tile of one column tile: every tap, input-channel block and pixel.
+
+    The passes, outermost loop first, are ``ky``, ``kx``, ``block``; each pass streams the ``tile_rows × tile_cols`` pixels.
+    In the pass ``(ky, kx, b)`` pixel ``(y, x)`` reads the input pixel ``iy = y0 + y * stride_y + ky * dilation_y``,
+    ``ix = x0 + x * stride_x + kx * dilation_x`` of block ``b``: the word at
+    ``start + y * row_step + x * stride_x + ky * ky_step + kx * dilation_x + b * block_step`` (modulo 2^16), or ``rows``
+    bytes of ``pad`` where ``iy`` or ``ix`` lies outside ``[0, in_height)`` or ``[0, in_width)``. With ``unsigned``, the top bit of
+    every byte read (not of ``pad``) is inverted: uint8 becomes int8 less 128.
+
+    The word is multiplied with the pass's weight tile. Pass ``n`` uses tile ``weights + n``, or always tile ``weights`` with
+    ``hold``. The ``cols`` sums go to accumulator entry ``acc + y * tile_cols + x``; with ``per_block``, to entry
+    ``acc + (b * tile_rows + y) * tile_cols + x``: each input block then has output entries of its own (pooling, depthwise).
+    The first contribution of this instruction to an entry overwrites it, unless ``accumulate``; later ones are added, or
+    with ``max`` the larger of the two is kept.
+    """
+
+    header: Header
+    weights: 16
+    start: 16
+    y0: signed(13)
+    x0: signed(13)
+    in_height: 12
+    in_width: 12
+    tile_rows: 10
+    tile_cols: 10
+    kernel_y: 6
+    kernel_x: 6
+    blocks: 8
+    stride_y: 4
+    stride_x: 4
+    dilation_y: 6
+    dilation_x: 6
+    row_step: 16
+    ky_step: 16
+    block_step: 16
+    pad: signed(8)
+    acc: 10
+    bank: 1
+    unsigned: 1
+    hold: 1
+    per_block: 1
+    accumulate: 1
+    max: 1
+    reserved: 10
+
+
+class StoreInstruction(data.Struct):
+    """Requantise an output tile and write it to the activation memory.
+
+    Takes the ``blocks × tile_rows × tile_cols`` consecutive accumulator entries from ``acc`` of ``bank``; entry ``(b, y, x)`` goes
+    to bytes ``slot * cols`` … ``slot * cols + cols - 1`` of word ``dest + b * block_step + y * row_step + x * col_step``. Each
+    value passes, in this order:
+
+    1. requantise with the column's :class:`ChannelParams` (entries from ``params``; block ``b`` takes the next column tile's
+       with ``advance``, the same ones otherwise), add ``zero_point``, clip to ``[low, high]``;
+    2. with ``use_table``, look up table number ``table`` (index: the value's bits as an unsigned byte);
+    3. with ``add``, combine with the byte at the same place of the operand tensor (word
+       ``operand + b * block_step + y * row_step + x * col_step``) by the :class:`AddParams` at entry ``add_params``, clip to
+       ``[add_low, add_high]``.
+    """
+
+    header: Header
+    dest: 16
+    row_step: 16
+    block_step: 16
+    col_step: 4
+    slot: 4
+    tile_rows: 10
+    tile_cols: 10
+    blocks: 8
+    acc: 10
+    bank: 1
+    params: 14
+    advance: 1
+    zero_point: signed(8)
+    low: signed(8)
+    high: signed(8)
+    use_table: 1
+    table: 4
+    add: 1
+    add_params: 14
+    operand: 16
+    add_low: signed(8)
+    add_high: signed(8)
+    reserved: 38
+
+
+class UnfoldInstruction(data.Struct):
+    """Rearrange a dense tensor into words of kernel taps.
+
+    The *tap rows* are the pairs ``(channel, ky)``, numbered ``channel * kernel_y + ky``; a group is ``streams`` consecutive ones.
+    For ``y`` in ``tile_rows``, ``g`` in ``groups``, ``x`` in ``tile_cols``, byte ``s * kernel_x + kx`` of word
+    ``dest + y * dest_row_step + g * dest_group_step + x`` becomes the dense tensor's byte at channel and ``ky`` of tap row
+    ``g * streams + s``, row ``iy = y0 + y * stride_y + ky``, column ``ix = x0 + x * stride_x + kx``, i.e. byte
+    ``source + channel * channel_step + iy * source_row_step + ix``; or ``pad`` where ``iy`` or ``ix`` is outside
+    ``[0, in_height)`` or ``[0, in_width)``, where the tap row does not exist, and in bytes from ``streams * kernel_x`` on.
+
+    ``start`` is that byte address for channel 0, ``iy = y0``, ``ix = x0`` (modulo 2^20). ``streams * kernel_x`` is at most ``rows``,
+    ``streams`` at most the configuration's ``unfold_streams``.
+    """
+
+    header: Header
+    start: 20
+    dest: 16
+    channels: 10
+    kernel_y: 6
+    kernel_x: 5
+    streams: 5
+    groups: 8
+    tile_rows: 10
+    tile_cols: 12
+    y0: signed(13)
+    x0: signed(13)
+    stride_y: 4
+    stride_x: 4
+    in_height: 12
+    in_width: 12
+    channel_step: 20
+    source_row_step: 12
+    dest_row_step: 16
+    dest_group_step: 16
+    pad: 8
+    reserved: 2
+
+
+class ChannelParams(data.Struct):
+    """Requantisation of one output channel: ``(acc + bias) * mantissa * 2**-shift``, see ``celosia.sim.numerics.requantize``."""
+
+    bias: signed(32)
+    mantissa: 24
+    shift: 6
+    reserved: 2
+
+
+class AddParams(data.Struct):
+    """Residual addition: ``round_half_even((result * k_result + operand * k_operand + k_zero) / 2**ADD_FRACTION)``.
+
+    ``result`` is the value after requantisation (and table), ``operand`` the byte read from memory. Takes the low 128 bits of
+    parameter entry ``add_params``, or with one lane the entries ``add_params`` (low half) and ``add_params + 1``.
+    """
+
+    k_result: signed(28)
+    k_operand: signed(28)
+    k_zero: signed(40)
+    reserved: 32
+
+
+LAYOUTS = {
+    Opcode.END: EndInstruction,
+    Opcode.EXECUTE: ExecuteInstruction,
+    Opcode.STORE: StoreInstruction,
+    Opcode.UNFOLD: UnfoldInstruction,
+}
+UNITS = {
+    Opcode.END: Unit.SEQUENCER,
+    Opcode.EXECUTE: Unit.EXECUTE,
+    Opcode.STORE: Unit.STORE,
+    Opcode.UNFOLD: Unit.LOAD,
+}
+
+MINUS_ONE = frozenset({
+    "tile_rows", "tile_cols", "kernel_y", "kernel_x", "blocks", "channels", "streams", "groups",
+})  # fmt: skip
+
+
+def _fields(struct):
+    """Yield ``(name, offset, width, signed)`` of a struct, nested structs flattened with dots."""
+    for name, field in data.Layout.cast(struct):
+        shape = Shape.cast(field.shape)
+        if isinstance(field.shape, type) and issubclass(field.shape, data.Struct):
+            for sub, offset, width, is_signed in _fields(field.shape):
+                yield f"{name}.{sub}", field.offset + offset, width, is_signed
+        else:
+            yield name, field.offset, shape.width, shape.signed
+
+
+def pack(struct, **values):
+    """Return ``struct`` as an unsigned integer; fields not given are zero.
+
+    Raises
+    ------
+    ValueError
+        If a field is unknown or a value outside its range (the message names both). Sizes in :data:`MINUS_ONE` are given as
+        they are and must be at least one.
+    """
+    word = 0
+    known = {name: (offset, width, is_signed) for name, offset, width, is_signed in _fields(struct)}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{struct.__name__} has no field {name!r}")
+        offset, width, is_signed = known[name]
+        value = int(value.value if isinstance(value, enum.Enum) else value)
+        bias = 1 if name in MINUS_ONE else 0
+        low, high = (-(1 << width - 1), (1 << width - 1) - 1) if is_signed else (bias, (1 << width) - 1 + bias)
+        if not low <= value <= high:
+            raise ValueError(f"{struct.__name__}.{name} must be between {low} and {high}, not {value}")
+        word |= (value - bias & (1 << width) - 1) << offset
+    for name in known:
+        if name in MINUS_ONE and name not in values:
+            raise ValueError(f"{struct.__name__}.{name} must be given")
+    return word
+
+
+def unpack(struct, word):
+    """Return the fields of ``struct`` in the unsigned integer ``word`` as a dict; the inverse of :func:`pack`."""
+    values = {}
+    for name, offset, width, is_signed in _fields(struct):
+        value = word >> offset & (1 << width) - 1
+        if is_signed and value >> width - 1:
+            value -= 1 << width
+        values[name] = value + (1 if name in MINUS_ONE else 0)
+    return values
+
+
+class Instruction:
+    """One instruction in software: an opcode and its fields by name.
+
+    Header fields are ``wait_load`` … ``signal_store``; the others are those of the opcode's struct, as attributes.
+
+    Raises
+    ------
+    ValueError
+        As :func:`pack`.
+    """
+
+    __slots__ = ("fields", "opcode")
+
+    def __init__(self, opcode, **fields):
+        self.opcode = Opcode(opcode)
+        self.fields = fields
+        self.fields = {_short(name): value for name, value in unpack(LAYOUTS[self.opcode], encode(self)).items()}
+
+    def __getattr__(self, name):
+        try:
+            return object.__getattribute__(self, "fields")[name]
+        except KeyError:
+            raise AttributeError(f"{self.opcode.name} has no field {name!r}") from None
+
+    def __eq__(self, other):
+        return isinstance(other, Instruction) and encode(self) == encode(other)
+
+    def __hash__(self):
+        return hash(encode(self))
+
+    def __repr__(self):
+        shown = ", ".join(f"{name}={value}" for name, value in self.fields.items() if value)
+        return f"Instruction({self.opcode.name}, {shown})"
+
+    @property
+    def unit(self):
+        return UNITS[self.opcode]
+
+    def replace(self, **fields):
+        """Return a copy with some fields changed."""
+        return Instruction(self.opcode, **(self.fields | fields))
+
+
+def _short(name):
+    return name.removeprefix("header.").replace(".", "_")
+
+
+def encode(instruction):
+    """Return the 256-bit word of an :class:`Instruction`."""
+    struct = LAYOUTS[instruction.opcode]
+    long = {_short(name): name for name, *_ in _fields(struct)}
+    values = {}
+    for name, value in instruction.fields.items():
+        if name not in long:
+            raise ValueError(f"{instruction.opcode.name} has no field {name!r}")
+        values[long[name]] = value
+    return pack(struct, **(values | {"header.opcode": instruction.opcode}))
+
+
+def decode(word):
+    """Return the :class:`Instruction` of a 256-bit word.
+
+    Raises
+    ------
+    ValueError
+        If the opcode is not one of :class:`Opcode`.
+    """
+    try:
+        opcode = Opcode(word & 15)
+    except ValueError:
+        raise ValueError(f"illegal opcode {word & 15}") from None
+    values = {_short(name): value for name, value in unpack(LAYOUTS[opcode], word).items()}
+    del values["opcode"]
+    return Instruction(opcode, **values)

@@ -1,0 +1,141 @@
+"""The compiler's intermediate representation: frozen dataclasses, from the fused graph to the schedule.
+
+Shapes leave out the batch dimension: the engine runs one inference at a time. Every node remembers the ONNX nodes it came
+from (``sources``).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ["AddOperand", "Conv", "Copy", "Graph", "Node", "Pool", "Tensor"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tensor:
+    """A quantised feature map.
+
+    Parameters
+    ----------
+    name : str
+        The ONNX value (the output of the QuantizeLinear, or of the QLinear operator).
+    channels, height, width : int
+        Shape in the engine. ``[K]`` vectors are ``K × 1 × 1``; ``[M, K]`` matrices (rows are pixels) ``channels=K, height=M, width=1``;
+        1-D maps ``[C, L]`` are ``C × 1 × L``.
+    shape : tuple of int
+        The ONNX shape without the batch dimension.
+    matrix : bool
+        True where ``shape`` is ``[M, K]``, i.e. the last ONNX axis is the channel axis; else the first one is.
+    scale : float32
+    zero_point : int
+        In the int8 domain, −128…127 (a uint8 tensor's less 128).
+    unsigned : bool
+        The ONNX tensor is uint8: same values plus 128.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    shape: tuple
+    matrix: bool = False
+    scale: np.float32
+    zero_point: int
+    unsigned: bool = False
+
+    @property
+    def elements(self):
+        return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AddOperand:
+    """A residual addition fused into the node: what :class:`celosia.rtl.isa.AddParams` holds, and the other operand."""
+
+    tensor: str
+    k_result: int
+    k_operand: int
+    k_zero: int
+    low: int = -128
+    high: int = 127
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Node:
+    """What every engine node has.
+
+    ``value`` accumulated for output channel ``c`` becomes
+    ``clip(round_half_even(float32 product of value and scale[c]) + zero_point, low, high)``, then ``table[value as uint8]``, then the
+    addition.
+    """
+
+    name: str
+    operator: str
+    sources: tuple
+    input: str
+    output: str
+    scale: np.ndarray  # float32 [output channels]
+    zero_point: int  # of the requantised value, before table and addition
+    low: int = -128
+    high: int = 127
+    table: np.ndarray | None = None  # int8 [256], index = the value's bits
+    add: AddOperand | None = None
+    fused: tuple = ()  # names of ONNX values that exist only inside this node
+
+    @property
+    def inputs(self):
+        return (self.input,) + ((self.add.tensor,) if self.add else ())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conv(Node):
+    """Convolution; Gemm and MatMul are 1 × 1 convolutions, or ones whose kernel is the whole map.
+
+    ``weight`` is int8 ``[out, in / group, kernel_y, kernel_x]``; ``bias`` int32 as ONNX has it: the input's zero point is not yet
+    folded in. ``pads`` are (top, left, bottom, right) and read as the input's zero point.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    stride: tuple = (1, 1)
+    dilation: tuple = (1, 1)
+    pads: tuple = (0, 0, 0, 0)
+    group: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pool(Node):
+    """Max or average pooling over each channel.
+
+    ``kind`` is ``"max"`` or ``"average"``. Pixels outside the map are ignored (``max``) or add nothing (``average``). For ``max`` the accumulated value is the
+    maximum itself (int8) and ``scale`` is ``[1.0]`` where the quantisation does not change. For ``average`` it is the sum over the window of (x − zero
+    point), and ``scales[n]`` is the float32 factor for a window that has ``n`` pixels inside the map (all the same value where the
+    divisor is the kernel's size); ``scale`` is then unused.
+    """
+
+    kind: str
+    kernel: tuple
+    stride: tuple = (1, 1)
+    dilation: tuple = (1, 1)
+    pads: tuple = (0, 0, 0, 0)
+    scales: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Copy(Node):
+    """An element-wise node on its own: requantise (scale one keeps the value), table, addition. Same shape in and out."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """A chain of engine nodes in topological order with the tensors between them."""
+
+    name: str
+    tensors: dict  # name → Tensor
+    nodes: tuple
+    inputs: tuple  # names
+    outputs: tuple  # names
+
+    def replace(self, **changes):
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,55 @@
+"""What can go wrong for a user: each class takes the facts and builds the one sentence the user reads."""
+
+__all__ = ["BadConfig", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "UnsupportedOperator"]
+
+from celosia.rtl.config import BadConfig as _BadConfig
+
+
+class CelosiaError(Exception):
+    """Base of every error whose message is meant for the user; the command line prints it and exits with 1."""
+
+
+class BadConfig(CelosiaError, _BadConfig):
+    """An engine configuration that cannot be used."""
+
+
+class BadModel(CelosiaError):
+    """An ONNX file that cannot be read or compiled: ``BadModel(file, problem, remedy)``."""
+
+    def __init__(self, file, problem, remedy=""):
+        super().__init__(f"{file}: {problem}" + (f"; {remedy}" if remedy else ""))
+
+
+class UnsupportedOperator(CelosiaError):
+    """A node that neither the engine nor the host runs."""
+
+    def __init__(self, file, node, operator, reason):
+        super().__init__(f"{file}: node {node!r} ({operator}): {reason}")
+
+
+class BadInput(CelosiaError):
+    """An input array that does not match the graph: ``BadInput(name, problem)``."""
+
+    def __init__(self, name, problem):
+        super().__init__(f"input {name!r} {problem}")
+
+
+class BadProgram(CelosiaError):
+    """A program file that is damaged or was compiled for another engine."""
+
+    def __init__(self, file, problem):
+        super().__init__(f"{file}: {problem}")
+
+
+class DoesNotFit(CelosiaError):
+    """A network that is too large for a memory: names the memory and the bytes missing."""
+
+    def __init__(self, memory, needed, available, what=""):
+        super().__init__(
+            f"the {memory} memory is {needed - available:,} bytes too small: "
+            f"{needed:,} needed{f' ({what})' if what else ''}, {available:,} available"
+        )
+
+
+class EngineError(CelosiaError):
+    """The engine stopped with an error, or did not finish."""
