@@ -148,7 +148,7 @@ class EngineConfig:
     @property
     def digest(self):
         """32-bit fingerprint of everything a program depends on; a CSR of the engine and a field of each program."""
-        from .isa import ISA_VERSION
+        from celosia.rtl.isa import ISA_VERSION
 
         facts = {"isa": ISA_VERSION} | {k: v for k, v in dataclasses.asdict(self).items() if k != "name"}
         return int.from_bytes(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()[:4], "little")

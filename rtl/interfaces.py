@@ -4,7 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from .isa import INSTRUCTION_BITS, ErrorCode, Signals
+from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals
 
 __all__ = [
     "ACC_READ_LATENCY", "ACT_READ_LATENCY", "AccReadSignature", "ActReadSignature", "ActWrite", "Done", "Error",
