@@ -24,6 +24,8 @@ Weights
 Fields listed in :data:`MINUS_ONE` hold the value minus one, so that no size can be zero.
 """
 
+import functools
+
 from amaranth.hdl import *
 from amaranth.lib import data, enum
 
@@ -292,15 +294,17 @@ MINUS_ONE = frozenset({
 })  # fmt: skip
 
 
+@functools.cache
 def _fields(struct):
-    """Yield ``(name, offset, width, signed)`` of a struct, nested structs flattened with dots."""
+    """Return ``(name, offset, width, signed)`` of each field of a struct, nested structs flattened with dots."""
+    fields = []
     for name, field in data.Layout.cast(struct):
         shape = Shape.cast(field.shape)
         if isinstance(field.shape, type) and issubclass(field.shape, data.Struct):
-            for sub, offset, width, is_signed in _fields(field.shape):
-                yield f"{name}.{sub}", field.offset + offset, width, is_signed
+            fields += [(f"{name}.{sub}", field.offset + offset, *rest) for sub, offset, *rest in _fields(field.shape)]
         else:
-            yield name, field.offset, shape.width, shape.signed
+            fields.append((name, field.offset, shape.width, shape.signed))
+    return tuple(fields)
 
 
 def pack(struct, **values):
@@ -358,6 +362,7 @@ class Instruction:
         self.opcode = Opcode(opcode)
         self.fields = fields
         self.fields = {_short(name): value for name, value in unpack(LAYOUTS[self.opcode], encode(self)).items()}
+        del self.fields["opcode"]
 
     def __getattr__(self, name):
         try:

@@ -1,0 +1,66 @@
+"""The configuration object: presets, file round trip, and one sentence for each bad knob."""
+
+import dataclasses
+import json
+
+import pytest
+
+from celosia.rtl.config import PRESETS, BadConfig, EngineConfig
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
+def test_json_round_trip_keeps_the_configuration_and_its_digest(preset, tmp_path):
+    path = tmp_path / "engine.json"
+    path.write_text(preset.to_json())
+    assert EngineConfig.load(str(path)) == preset
+    assert EngineConfig.load(str(path)).digest == preset.digest
+
+
+def test_digest_depends_on_every_knob_but_the_name():
+    preset = PRESETS["test"]
+    assert dataclasses.replace(preset, name="other").digest == preset.digest
+    for field in dataclasses.fields(preset):
+        if field.name in ("name", "lanes", "cols"):
+            continue
+        value = getattr(preset, field.name)
+        other = dataclasses.replace(preset, **{field.name: value // 2 if value > 1 and field.name != "rows" else value * 2})
+        assert other.digest != preset.digest, field.name
+
+
+@pytest.mark.parametrize(
+    "knobs, sentence",
+    [
+        ({"rows": 6}, "rows must be a power of two, not 6"),
+        ({"rows": 2}, "rows must be between 4 and 64, not 2"),
+        ({"cols": 8}, "cols must be between 1 and 4, not 8"),
+        ({"weight_rows": 4}, "weight_rows must be between 1 and 2, not 4"),
+        ({"lanes": 8}, "lanes must be between 1 and 4, not 8"),
+        ({"act_banks": 3}, "act_banks must be 1, 2 or 4, not 3"),
+        ({"act_depth": 4095}, r"act_depth must be a multiple of act_banks \(2\), not 4095"),
+        ({"acc_depth": 2048}, "acc_depth must be between 8 and 1024, not 2048"),
+        ({"tables": 0}, "tables must be a power of two, not 0"),
+        ({"rows": 4.0}, "rows must be an integer, not 4.0"),
+        ({"queue_depth": True}, "queue_depth must be an integer, not True"),
+    ],
+)
+def test_bad_knob_is_named(knobs, sentence):
+    with pytest.raises(BadConfig, match=sentence):
+        dataclasses.replace(PRESETS["test"], **knobs)
+
+
+def test_bad_files_are_named(tmp_path):
+    path = tmp_path / "engine.json"
+    facts = json.loads(PRESETS["test"].to_json())
+    for text, sentence in [
+        ("{", "must be JSON"),
+        ("[]", "must be a JSON object, not list"),
+        (json.dumps(facts | {"row": 4}), "'row' is not a knob of the engine"),
+        (json.dumps({"rows": 4}), "cols is missing"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(BadConfig, match=sentence):
+            EngineConfig.load(str(path))
+    with pytest.raises(BadConfig, match="engine must be one of test, mac64, mac256"):
+        EngineConfig.load("huge")
+    with pytest.raises(BadConfig, match="No such file"):
+        EngineConfig.load(str(tmp_path / "missing.json"))

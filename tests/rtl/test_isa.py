@@ -1,0 +1,77 @@
+"""The instruction encoding: literal words reviewed by hand, ranges at their first value outside, layouts that fill their word."""
+
+import pytest
+from amaranth.hdl import Shape
+
+from celosia.rtl import isa
+from celosia.rtl.isa import Instruction, Opcode, decode, encode, pack
+
+# Reviewed against the struct offsets: 0x40300002 = signal.store (bit 30) | 3 << 20 (wait.store) | EXECUTE.
+EXECUTE = Instruction(
+    Opcode.EXECUTE, wait_store=3, signal_store=1, weights=0x1234, start=0xFFDF, y0=-1, x0=-1, in_height=32, in_width=32,
+    tile_rows=4, tile_cols=32, kernel_y=3, kernel_x=3, blocks=2, stride_y=1, stride_x=1, dilation_y=1, dilation_x=1,
+    row_step=32, ky_step=32, block_step=1024, pad=-128, bank=1,
+)  # fmt: skip
+STORE = Instruction(
+    Opcode.STORE, wait_execute=1, signal_execute=1, dest=0x100, row_step=32, col_step=1, tile_rows=4, tile_cols=32, blocks=1,
+    bank=1, params=7, zero_point=-128, low=-128, high=127,
+)  # fmt: skip
+UNFOLD = Instruction(
+    Opcode.UNFOLD, signal_execute=1, start=0xFFFDF, dest=0x200, channels=3, kernel_y=3, kernel_x=3, streams=5, groups=2,
+    tile_rows=4, tile_cols=32, y0=-1, x0=-1, stride_y=1, stride_x=1, in_height=32, in_width=32, channel_step=1024,
+    source_row_step=32, dest_row_step=64, dest_group_step=32, pad=0x80,
+)  # fmt: skip
+WORDS = [
+    (EXECUTE, 0x10020010000080008010444042081F00C080083FFFFFFFFDF123440300002),
+    (STORE, 0x1FE0200003C000007C030100000020010020001003),
+    (UNFOLD, 0x200008001000800100008008047FFFFFF01F00C048208020200FFFDF20000004),
+    (Instruction(Opcode.END), 1),
+]
+
+
+@pytest.mark.parametrize("instruction, word", WORDS, ids=lambda value: getattr(getattr(value, "opcode", None), "name", ""))
+def test_encodes_to_the_reviewed_word_and_back(instruction, word):
+    assert encode(instruction) == word
+    assert decode(word) == instruction
+
+
+@pytest.mark.parametrize("struct", isa.LAYOUTS.values(), ids=lambda struct: struct.__name__)
+def test_every_layout_is_exactly_one_instruction_wide_and_ends_in_reserved_bits(struct):
+    assert Shape.cast(struct).width == isa.INSTRUCTION_BITS
+    *_, (name, *_) = isa._fields(struct)
+    assert name == "reserved"
+
+
+def test_parameter_entries_are_whole_64_bit_words():
+    assert Shape.cast(isa.ChannelParams).width == 64
+    assert Shape.cast(isa.AddParams).width == 128
+
+
+@pytest.mark.parametrize("struct", [*isa.LAYOUTS.values(), isa.ChannelParams, isa.AddParams], ids=lambda s: s.__name__)
+def test_first_value_outside_each_field_is_refused(struct):
+    sizes = {name: 1 for name, *_ in isa._fields(struct) if name in isa.MINUS_ONE}
+    for name, _, width, is_signed in isa._fields(struct):
+        bias = 1 if name in isa.MINUS_ONE else 0
+        low, high = (-(1 << width - 1), (1 << width - 1) - 1) if is_signed else (bias, (1 << width) - 1 + bias)
+        for value in (low, high):
+            assert isa.unpack(struct, pack(struct, **sizes | {name: value}))[name] == value
+        for value in (low - 1, high + 1):
+            with pytest.raises(ValueError, match=rf"{struct.__name__}\.{name} must be between {low} and {high}, not {value}"):
+                pack(struct, **sizes | {name: value})
+
+
+def test_unknown_field_and_missing_size_are_named():
+    with pytest.raises(ValueError, match="EXECUTE has no field 'rows'"):
+        Instruction(Opcode.EXECUTE, rows=1)
+    with pytest.raises(ValueError, match=r"UnfoldInstruction\.channels must be given"):
+        Instruction(Opcode.UNFOLD)
+
+
+def test_unlisted_opcode_does_not_decode():
+    with pytest.raises(ValueError, match="illegal opcode 0"):
+        decode(0)
+
+
+def test_replace_keeps_the_other_fields():
+    changed = EXECUTE.replace(bank=0)
+    assert changed.bank == 0 and changed.replace(bank=1) == EXECUTE and hash(changed) != hash(EXECUTE)
