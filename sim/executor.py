@@ -1,0 +1,334 @@
+"""The golden executor: runs a compiled program in numpy, instruction by instruction, as :mod:`celosia.rtl.isa` defines them.
+
+Activation memory, accumulators, weights, parameters and tables are byte-exact images of the hardware's; several inferences
+can run at once along a leading axis. Time does not exist here: a unit's instruction takes effect as soon as its tokens are
+there, in the order in which the sequencer would hand them out.
+"""
+
+import numpy as np
+
+from celosia.rtl.isa import TOKEN_BITS, ErrorCode, Opcode, decode
+from celosia.sim import numerics
+from celosia.sim.footprint import execute_reads, store_words, unfold_bytes, unfold_words
+from celosia.tools.errors import BadInput, BadProgram, EngineError
+
+__all__ = ["Executor", "GoldenError", "instructions_of"]
+
+UNITS = ("load", "execute", "store")
+UNIT_OF = {Opcode.UNFOLD: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
+RESERVED_HEADER_BIT = 31
+EXACT_IN_FLOAT32 = 1024
+"""Products of two int8 whose sum float32 holds exactly: 1024 * 2**14 = 2**24."""
+
+
+class GoldenError(EngineError):
+    """The program makes the engine stop: ``code`` is an :class:`~celosia.rtl.isa.ErrorCode`, ``index`` the instruction's number."""
+
+    def __init__(self, code, index, detail):
+        super().__init__(f"instruction {index}: {code.name}: {detail}")
+        self.code = code
+        self.index = index
+
+
+def instructions_of(program):
+    """Return the program's instructions decoded; None stands for a word whose opcode is illegal."""
+    decoded = []
+    for row in np.asarray(program.instructions, dtype="<u4"):
+        try:
+            decoded.append(decode(int.from_bytes(row.tobytes(), "little")))
+        except ValueError:
+            decoded.append(None)
+    return decoded
+
+
+class Executor:
+    """A machine of configuration ``config`` with ``program`` loaded.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    program : Program
+
+    Raises
+    ------
+    BadProgram
+        If the program was compiled for another configuration.
+    """
+
+    def __init__(self, config, program):
+        if program.digest != config.digest:
+            raise BadProgram(
+                program.name, f"compiled for another engine (digest {program.digest:#010x}, not {config.digest:#010x})"
+            )
+        self.config = config
+        self.program = program
+        self.instructions = instructions_of(program)
+        tiles = program.weights.transpose(0, 2, 1, 3).reshape(-1, config.rows, config.cols)  # row = bank * load_cycles + entry
+        self.weights = np.zeros((config.weight_tiles, config.rows, config.cols), np.int8)
+        self.weights[: len(tiles)] = tiles
+        self.params = np.zeros((config.param_depth, 2 * config.lanes), np.uint32)
+        self.params[: len(program.params)] = program.params
+        self.tables = np.zeros((config.tables, 256), np.int8)
+        self.tables[: len(program.tables)] = program.tables.view(np.int8)
+        self.reset(1)
+
+    def reset(self, batch):
+        """Clear the activation memory and the accumulators of ``batch`` machines."""
+        config = self.config
+        self.act = np.zeros((batch, config.act_depth, config.rows), np.int8)
+        self.acc = np.zeros((batch, 2, config.acc_depth, config.cols), np.int32)
+
+    # Whole inferences -------------------------------------------------------------------------------------------------
+
+    def run(self, inputs):
+        """Run one inference, or as many as the arrays' extra leading axis says.
+
+        Parameters
+        ----------
+        inputs : dict of name to int8 or uint8 array
+            Shape as the port's, or with one more leading axis.
+
+        Returns
+        -------
+        dict of name to int8 or uint8 array
+
+        Raises
+        ------
+        BadInput
+            If an array is missing or does not match its port.
+        GoldenError
+            Where the hardware would stop with an error.
+        """
+        arrays, single = self._check(inputs)
+        batch = len(next(iter(arrays.values()))) if arrays else 1
+        self.reset(batch)
+        for port in self.program.inputs:
+            self.place(port, arrays[port.name])
+        self.execute()
+        outputs = {port.name: self.fetch(port) for port in self.program.outputs}
+        return {name: array[0] for name, array in outputs.items()} if single else outputs
+
+    def _check(self, inputs):
+        arrays, batches = {}, set()
+        for port in self.program.inputs:
+            if port.name not in inputs:
+                raise BadInput(port.name, "is missing")
+            array = np.asarray(inputs[port.name])
+            dtype = np.dtype(np.uint8 if port.unsigned else np.int8)
+            if array.dtype != dtype:
+                raise BadInput(port.name, f"must be {dtype.name}, not {array.dtype.name}")
+            shape = tuple(port.shape)
+            if array.shape == shape:
+                batches.add(None)
+            elif array.shape[1:] == shape:
+                batches.add(len(array))
+            else:
+                raise BadInput(port.name, f"must have shape {list(shape)} or one more leading axis, not {list(array.shape)}")
+            arrays[port.name] = array.reshape((-1, *shape))
+        if len(batches) > 1:
+            raise BadInput(self.program.inputs[0].name, "and the other inputs must have the same number of inferences")
+        return arrays, batches == {None} or not batches
+
+    def place(self, port, array):
+        """Write an input ``[batch, *port.shape]`` into the activation memory."""
+        batch = len(array)
+        if port.layout == "dense":
+            flat = self.act.reshape(batch, -1)
+            data = np.ascontiguousarray(array).view(np.int8).reshape(batch, -1)
+            first = port.address * self.config.rows
+            flat[:, first : first + data.shape[1]] = data
+            return
+        values = array.view(np.int8) ^ np.int8(-128) if port.unsigned else array
+        words, lane = self._blocked(port)
+        self.act[:, words, lane] = _channels_first(values, port)
+
+    def fetch(self, port):
+        """Read an output ``[batch, *port.shape]`` from the activation memory."""
+        batch = len(self.act)
+        dtype = np.uint8 if port.unsigned else np.int8
+        if port.layout == "dense":
+            size = int(np.prod(port.shape))
+            first = port.address * self.config.rows
+            values = self.act.reshape(batch, -1)[:, first : first + size]
+        else:
+            words, lane = self._blocked(port)
+            values = self.act[:, words, lane]
+            if port.matrix:
+                values = values.transpose(0, 2, 3, 1)
+        values = np.ascontiguousarray(values).reshape(batch, *port.shape)
+        return (values ^ np.int8(-128)).view(dtype) if port.unsigned else values
+
+    def _blocked(self, port):
+        channel = np.arange(port.channels)[:, None, None]
+        block, lane = np.divmod(channel, self.config.rows)
+        words = port.address + block * port.block_step + np.arange(port.height)[:, None] * port.row_step + np.arange(port.width)
+        return words, np.broadcast_to(lane, words.shape)
+
+    # The sequencer ----------------------------------------------------------------------------------------------------
+
+    def execute(self):
+        """Run the program from its first instruction to ``END``.
+
+        Queues have the configuration's depth and each unit runs its own in order, so that a program deadlocks here exactly when
+        it does in hardware.
+        """
+        queues = {unit: [] for unit in UNITS}
+        tokens = {(source, target): 0 for source in UNITS for target in UNITS if source != target}
+        for index, instruction in enumerate(self.instructions):
+            if index >= self.config.program_depth:
+                break
+            self._check_header(index, instruction)
+            if instruction.opcode == Opcode.END:
+                for unit in UNITS:
+                    if queues[unit]:
+                        raise GoldenError(
+                            ErrorCode.DEADLOCK, queues[unit][0], f"the {unit} unit waits for a token that nobody sends"
+                        )
+                left = [f"{count} from {a} to {b}" for (a, b), count in tokens.items() if count]
+                if left:
+                    raise GoldenError(ErrorCode.TOKENS_LEFT, index, "tokens left: " + ", ".join(left))
+                return
+            queue = queues[UNIT_OF[instruction.opcode]]
+            if len(queue) == self.config.queue_depth:
+                raise GoldenError(ErrorCode.DEADLOCK, queue[0], "the queue in front of a waiting instruction is full")
+            queue.append(index)
+            self._drain(queues, tokens)
+        raise GoldenError(ErrorCode.PROGRAM_RANGE, len(self.instructions), "no END")
+
+    def _check_header(self, index, instruction):
+        header = int(self.program.instructions[index, 0])
+        if instruction is None:
+            raise GoldenError(ErrorCode.ILLEGAL_OPCODE, index, f"opcode {header & 15}")
+        if instruction.reserved or header >> RESERVED_HEADER_BIT:
+            raise GoldenError(ErrorCode.RESERVED_BITS, index, "a reserved bit is set")
+        own = [UNIT_OF[instruction.opcode]] if instruction.opcode in UNIT_OF else UNITS
+        if any(instruction.fields[f"{verb}_{unit}"] for unit in own for verb in ("wait", "signal")):
+            raise GoldenError(ErrorCode.RESERVED_BITS, index, "a unit waits for or signals itself")
+
+    def _drain(self, queues, tokens):
+        progress = True
+        while progress:
+            progress = False
+            for unit in UNITS:
+                others = [other for other in UNITS if other != unit]
+                while queues[unit]:
+                    index = queues[unit][0]
+                    instruction = self.instructions[index]
+                    if any(tokens[other, unit] < instruction.fields[f"wait_{other}"] for other in others):
+                        break
+                    queues[unit].pop(0)
+                    for other in others:
+                        tokens[other, unit] -= instruction.fields[f"wait_{other}"]
+                    getattr(self, f"run_{unit}")(index, instruction)
+                    for other in others:
+                        tokens[unit, other] += instruction.fields[f"signal_{other}"]
+                        if tokens[unit, other] >> TOKEN_BITS:
+                            raise GoldenError(ErrorCode.TOKEN_OVERFLOW, index, f"more than {(1 << TOKEN_BITS) - 1} tokens")
+                    progress = True
+
+    # The units --------------------------------------------------------------------------------------------------------
+
+    def run_execute(self, index, i):
+        """Run one ``EXECUTE``."""
+        config = self.config
+        pixels, taps = i.tile_rows * i.tile_cols, i.kernel_y * i.kernel_x
+        entries = pixels * (i.blocks if i.per_block else 1)
+        if i.acc + entries > config.acc_depth:
+            raise GoldenError(ErrorCode.ACC_RANGE, index, f"accumulator entry {i.acc + entries - 1}")
+        tiles = 1 if i.hold else taps * i.blocks
+        if i.weights + tiles > config.weight_tiles:
+            raise GoldenError(ErrorCode.WEIGHT_RANGE, index, f"weight tile {i.weights + tiles - 1}")
+        address, inside = execute_reads(i)
+        self._check_act(index, address[inside])
+        shape = (taps, i.blocks, pixels)
+        address, inside = address.reshape(shape).transpose(1, 2, 0), inside.reshape(shape).transpose(1, 2, 0)
+        words = self.act[:, np.where(inside, address, 0)]  # [batch, blocks, pixels, taps, rows]
+        if i.unsigned:
+            words = words ^ np.int8(-128)
+        words[:, ~inside] = i.pad
+        weights = self.weights[i.weights : i.weights + tiles]
+        weights = weights.reshape(-1, 1 if i.hold else i.blocks, config.rows, config.cols)
+        weights = np.broadcast_to(weights, (taps, i.blocks, config.rows, config.cols)).transpose(1, 0, 2, 3)
+        target = self.acc[:, i.bank, i.acc : i.acc + entries]
+        if i.max:
+            products = np.matmul(words.transpose(0, 1, 3, 2, 4).astype(np.float32), weights.astype(np.float32)).astype(np.int32)
+            result = products.max(axis=2)  # [batch, blocks, pixels, cols]
+            result = result.reshape(len(words), entries, -1) if i.per_block else result.max(axis=1)
+            target[:] = np.maximum(target, result) if i.accumulate else result
+            return
+        if not i.per_block:
+            words, weights = words.transpose(0, 2, 1, 3, 4)[:, None], weights[None]
+        terms = words.shape[-1] * words.shape[-2] * (words.shape[-3] if not i.per_block else 1)
+        words = words.reshape(len(words), -1, pixels, terms)
+        weights = weights.reshape(-1, terms, config.cols)
+        kind = np.float32 if terms <= EXACT_IN_FLOAT32 else np.float64
+        result = np.matmul(words.astype(kind), weights.astype(kind)).astype(np.int64).reshape(len(words), entries, -1)
+        target[:] = (result + target if i.accumulate else result).astype(np.int32)  # wraps like the hardware's adder
+
+    def run_store(self, index, i):
+        """Run one ``STORE``."""
+        config = self.config
+        count = i.blocks * i.tile_rows * i.tile_cols
+        if i.slot >= config.slots:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"slot {i.slot} of {config.slots}")
+        if i.use_table and i.table >= config.tables:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"table {i.table} of {config.tables}")
+        if i.acc + count > config.acc_depth:
+            raise GoldenError(ErrorCode.ACC_RANGE, index, f"accumulator entry {i.acc + count - 1}")
+        last = i.params + config.beats * (i.blocks if i.advance else 1)
+        if last > config.param_depth:
+            raise GoldenError(ErrorCode.PARAM_RANGE, index, f"parameter entry {last - 1}")
+        if i.add and i.add_params + max(1, 2 // config.lanes) > config.param_depth:
+            raise GoldenError(ErrorCode.PARAM_RANGE, index, f"parameter entry {i.add_params}")
+        dest, operand = store_words(i)
+        self._check_act(index, dest)
+        words = self.params[i.params : last].reshape(-1, 1, 1, config.cols, 2)
+        bias = words[..., 0].view(np.int32)
+        mantissa = (words[..., 1] & 0xFFFFFF).astype(np.int64)
+        shift = (words[..., 1] >> 24 & 0x3F).astype(np.int64)
+        acc = self.acc[:, i.bank, i.acc : i.acc + count].reshape(-1, i.blocks, i.tile_rows, i.tile_cols, config.cols)
+        acc, bias, mantissa, shift = np.broadcast_arrays(acc, bias[None], mantissa[None], shift[None])
+        value = numerics.requantize(acc, bias, mantissa, shift, i.zero_point, i.low, i.high).astype(np.int8)
+        if i.use_table:
+            value = self.tables[i.table][value.view(np.uint8)]
+        lanes = slice(i.slot * config.cols, (i.slot + 1) * config.cols)
+        if i.add:
+            self._check_act(index, operand)
+            raw = self.params[i.add_params : i.add_params + 2].tobytes()[:16]
+            k = int.from_bytes(raw, "little")
+            factors = [_signed(k, 28), _signed(k >> 28, 28), _signed(k >> 56, 40)]
+            value = numerics.add_residual(value, self.act[:, operand, lanes], *factors, i.add_low, i.add_high).astype(np.int8)
+        self.act[:, dest, lanes] = value
+
+    def run_load(self, index, i):
+        """Run one ``UNFOLD``."""
+        config = self.config
+        if i.streams * i.kernel_x > config.rows or i.streams > config.unfold_streams:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"{i.streams} streams of {i.kernel_x} taps")
+        address, inside = unfold_bytes(i)
+        self._check_act(index, address[inside] // config.rows)
+        dest = unfold_words(i)
+        self._check_act(index, dest)
+        batch = len(self.act)
+        pad = np.uint8(i.pad).view(np.int8)
+        values = np.full((batch, *dest.shape, config.rows), pad, np.int8)
+        taps = self.act.reshape(batch, -1)[:, np.where(inside, address, 0)]
+        taps[:, ~inside] = pad
+        values[..., : i.streams * i.kernel_x] = taps.reshape(*values.shape[:-1], -1)
+        self.act[:, dest] = values
+
+    def _check_act(self, index, words):
+        if words.size and words.max() >= self.config.act_depth:
+            raise GoldenError(ErrorCode.ACT_RANGE, index, f"activation word {words.max()}")
+
+
+def _channels_first(values, port):
+    batch = len(values)
+    if port.matrix:
+        return values.reshape(batch, port.height, port.width, port.channels).transpose(0, 3, 1, 2)
+    return values.reshape(batch, port.channels, port.height, port.width)
+
+
+def _signed(value, width):
+    value &= (1 << width) - 1
+    return value - (1 << width) if value >> width - 1 else value

@@ -1,0 +1,86 @@
+"""Which words an instruction touches: the address arithmetic of :mod:`celosia.rtl.isa` as numpy arrays.
+
+The golden executor moves data with it; the compiler's verifier proves orderings with it.
+"""
+
+import numpy as np
+
+__all__ = ["execute_reads", "store_words", "unfold_bytes", "unfold_words"]
+
+ADDRESS_MASK = 0xFFFF
+BYTE_MASK = 0xFFFFF
+
+
+def execute_reads(instruction):
+    """Return the words an ``EXECUTE`` reads.
+
+    Returns
+    -------
+    address : int32 ``[kernel_y, kernel_x, blocks, tile_rows, tile_cols]``
+    inside : bool, same shape
+        False where ``pad`` is used and nothing is read.
+    """
+    i = instruction
+    ky = np.arange(i.kernel_y)[:, None, None, None, None]
+    kx = np.arange(i.kernel_x)[:, None, None, None]
+    block = np.arange(i.blocks)[:, None, None]
+    y = np.arange(i.tile_rows)[:, None]
+    x = np.arange(i.tile_cols)
+    iy = i.y0 + y * i.stride_y + ky * i.dilation_y
+    ix = i.x0 + x * i.stride_x + kx * i.dilation_x
+    address = (
+        i.start + y * i.row_step + x * i.stride_x + ky * i.ky_step + kx * i.dilation_x + block * i.block_step
+    ) & ADDRESS_MASK
+    inside = (iy >= 0) & (iy < i.in_height) & (ix >= 0) & (ix < i.in_width)
+    return address, np.broadcast_to(inside, address.shape)
+
+
+def store_words(instruction):
+    """Return ``(dest, operand)``: the words a ``STORE`` writes and reads, int32 ``[blocks, tile_rows, tile_cols]``; ``operand`` is
+    None without an addition."""
+    i = instruction
+    offset = (
+        np.arange(i.blocks)[:, None, None] * i.block_step
+        + np.arange(i.tile_rows)[:, None] * i.row_step
+        + np.arange(i.tile_cols) * i.col_step
+    )
+    return (i.dest + offset) & ADDRESS_MASK, (i.operand + offset) & ADDRESS_MASK if i.add else None
+
+
+def unfold_words(instruction):
+    """Return the words an ``UNFOLD`` writes, int32 ``[tile_rows, groups, tile_cols]``."""
+    i = instruction
+    return (
+        i.dest
+        + np.arange(i.tile_rows)[:, None, None] * i.dest_row_step
+        + np.arange(i.groups)[:, None] * i.dest_group_step
+        + np.arange(i.tile_cols)
+    ) & ADDRESS_MASK
+
+
+def unfold_bytes(instruction):
+    """Return the bytes an ``UNFOLD`` reads.
+
+    Returns
+    -------
+    address : int32 ``[tile_rows, groups, tile_cols, streams, kernel_x]``, in bytes
+    inside : bool, same shape
+        False where ``pad`` is used and nothing is read.
+    """
+    i = instruction
+    tap_row = np.arange(i.groups)[:, None, None, None] * i.streams + np.arange(i.streams)[:, None]
+    channel, ky = np.divmod(tap_row, i.kernel_y)
+    y = np.arange(i.tile_rows)[:, None, None, None, None]
+    x = np.arange(i.tile_cols)[:, None, None]
+    kx = np.arange(i.kernel_x)
+    iy = i.y0 + y * i.stride_y + ky
+    ix = i.x0 + x * i.stride_x + kx
+    address = (
+        i.start
+        + channel * i.channel_step
+        + (y * i.stride_y + ky) * i.source_row_step
+        + x * i.stride_x
+        + kx
+    ) & BYTE_MASK  # fmt: skip
+    inside = (iy >= 0) & (iy < i.in_height) & (ix >= 0) & (ix < i.in_width) & (channel < i.channels)
+    return np.broadcast_arrays(address, inside)
