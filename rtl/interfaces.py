@@ -8,7 +8,7 @@ from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals
 
 __all__ = [
     "ACC_READ_LATENCY", "ACT_READ_LATENCY", "AccReadSignature", "ActReadSignature", "ActWrite", "Done", "Error",
-    "HostSignature", "QueuedInstruction", "Trace", "UnitSignature",
+    "HostSignature", "ParamReadSignature", "QueuedInstruction", "Trace", "UnitSignature", "WeightReadSignature",
 ]  # fmt: skip
 
 ACT_READ_LATENCY = 2
@@ -103,6 +103,26 @@ class AccReadSignature(wiring.Signature):
             "addr": Out(10),
             "data": In(data.ArrayLayout(signed(32), cols)),
         })
+
+
+class WeightReadSignature(wiring.Signature):
+    """The read port of one bank of the weight memory, from the reader's side; never stalls.
+
+    ``data`` holds the ``cols`` weights of entry ``addr`` one cycle later (straight from block RAM: register it first).
+    """
+
+    def __init__(self, *, cols):
+        super().__init__({"addr": Out(22), "data": In(data.ArrayLayout(signed(8), cols))})
+
+
+class ParamReadSignature(wiring.Signature):
+    """The read port of the parameter memory, from the reader's side; never stalls.
+
+    ``data`` holds the ``lanes`` 64-bit parameters of entry ``addr`` one cycle later (straight from block RAM: register it first).
+    """
+
+    def __init__(self, *, lanes):
+        super().__init__({"addr": Out(14), "data": In(64 * lanes)})
 
 
 class HostSignature(wiring.Signature):
