@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from amaranth.back import verilog
 from amaranth.sim import Simulator
+
 from celosia.rtl.multiplier import LATENCY, Multiplier
 
 
@@ -44,6 +45,7 @@ def test_ecp5_form_is_one_primitive_with_one_control_set():
             assert f'.REG_{register}_{line}("{line}0")' in text
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 @pytest.mark.parametrize("wrong, text", [
     ({"width_a": 19}, "width_a must be between 1 and 18, not 19"),
     ({"form": "xilinx"}, "form must be one of portable, ecp5, not 'xilinx'"),

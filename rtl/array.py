@@ -1,0 +1,115 @@
+"""The R×C weight-stationary array with shadow weights.
+
+::
+
+                  weights of bank j ──► shadow ──(switch)──► active
+                                                               │
+    word ──► skew (row r: r + 1 cycles) ── byte r ──────────►  ×  ──► + ──► psum of row r
+                                                                      ▲
+                                                      psum of row r - 1
+
+Activations are broadcast along a row, partial sums run down the rows through one register each, as narrow as they can be.
+The flags ``load`` and ``switch`` run down the rows with the activations, one row per cycle, so that the weights change in
+step with the wavefront: replacing a tile costs no cycle.
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from celosia.rtl import multiplier
+from celosia.rtl.multiplier import Multiplier
+
+__all__ = ["Array", "array_latency", "sum_width"]
+
+
+def sum_width(rows):
+    """Return the width of the exact sum of ``rows`` products of two int8."""
+    return 16 + ceil_log2(rows)
+
+
+def array_latency(rows):
+    """Return the cycles from a word at the array's input to its sums at the output."""
+    return 1 + multiplier.LATENCY + rows
+
+
+class Array(wiring.Component):
+    """Multiplies one activation word per cycle with a resident weight tile.
+
+    Parameters
+    ----------
+    rows, cols : int
+        Shape of the array.
+    weight_rows : int
+        Weight rows that arrive per cycle; row ``r`` comes through bank ``r // (rows / weight_rows)``.
+    multiplier : str
+        Form of the multipliers, see :class:`Multiplier`.
+
+    Members
+    -------
+    word : In
+        ``rows`` int8, any cycle; not skewed.
+    switch : In(1)
+        With the first word of a pass: from this word on, the tile loaded last is used.
+    load : In(1)
+        A weight tile starts to arrive: row ``r`` of it is on its bank exactly ``r`` cycles later. Not again before
+        ``rows / weight_rows`` cycles, and not before the cycle of the previous tile's ``switch``.
+    weights : In
+        One row of ``cols`` int8 for each bank.
+    sums : Out
+        ``cols`` sums of the word :func:`array_latency` cycles ago.
+    """
+
+    def __init__(self, *, rows, cols, weight_rows, multiplier):
+        if rows % weight_rows:
+            raise ValueError(f"weight_rows must divide rows ({rows}), not {weight_rows}")
+        self.rows = rows
+        self.cols = cols
+        self.weight_rows = weight_rows
+        self.multiplier = multiplier
+        super().__init__({
+            "word": In(data.ArrayLayout(signed(8), rows)),
+            "switch": In(1),
+            "load": In(1),
+            "weights": In(data.ArrayLayout(data.ArrayLayout(signed(8), cols), weight_rows)),
+            "sums": Out(data.ArrayLayout(signed(sum_width(rows)), cols)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        load, switch, skewed = self.load, self.switch, self.word
+        sums = None
+        for row in range(self.rows):
+            weights = self.weights[row // (self.rows // self.weight_rows)]
+            sums = self._row(m, row, load, switch, skewed[0], weights, sums)
+            load, switch = self._next(m, load, f"load{row}"), self._next(m, switch, f"switch{row}")
+            # The skew triangle: each row takes the first byte and passes the others on, one cycle later.
+            rest = Signal(data.ArrayLayout(signed(8), self.rows - row - 1), name=f"skew{row}", reset_less=True)
+            m.d.sync += Value.cast(rest).eq(Value.cast(skewed)[8:])
+            skewed = rest
+        m.d.comb += Value.cast(self.sums).eq(Value.cast(sums))
+        return m
+
+    def _next(self, m, flag, name):
+        register = Signal(name=name)
+        m.d.sync += register.eq(flag)
+        return register
+
+    def _row(self, m, row, load, switch, byte, weights, above):
+        """Build one row; return its partial sums."""
+        activation = Signal(signed(8), name=f"activation{row}", reset_less=True)
+        shadow = Signal(data.ArrayLayout(signed(8), self.cols), name=f"shadow{row}", reset_less=True)
+        active = Signal(data.ArrayLayout(signed(8), self.cols), name=f"active{row}", reset_less=True)
+        sums = Signal(data.ArrayLayout(signed(sum_width(row + 1)), self.cols), name=f"psum{row}", reset_less=True)
+        m.d.sync += activation.eq(byte)
+        with m.If(load):
+            m.d.sync += shadow.eq(weights)
+        with m.If(switch):
+            m.d.sync += active.eq(shadow)
+        for col in range(self.cols):
+            product = Multiplier(width_a=8, width_b=8, form=self.multiplier)
+            m.submodules[f"multiplier_{row}_{col}"] = product
+            m.d.comb += [product.a.eq(activation), product.b.eq(active[col])]
+            m.d.sync += sums[col].eq(product.p + above[col] if row else product.p)
+        return sums
