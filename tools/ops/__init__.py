@@ -1,1 +1,20 @@
+"""The operators the engine runs: one file per family, with its constraints and its lowering.
 
+``FAMILIES`` is what `celosia ops` and the documentation show, ``FORMS`` finds the family of an operation.
+"""
+
+from celosia.tools.ops import convolution, elementwise, movement, pooling
+from celosia.tools.ops.family import Family, Features, Lowered, Refused, View, sentence
+
+__all__ = ["FAMILIES", "FORMS", "Family", "Features", "Lowered", "Refused", "View", "rows"]
+
+FAMILIES = (*convolution.FAMILIES, *pooling.FAMILIES, *elementwise.FAMILIES, *movement.FAMILIES)
+FORMS = {form: family for family in FAMILIES for form in family.forms}
+
+
+def rows():
+    """Return the supported-operator table: ``(family, operators, sentences)`` of each family."""
+    return tuple(
+        (family.name, family.operators, tuple(sentence(constraint) for constraint in family.constraints))
+        for family in FAMILIES
+    )

@@ -1,0 +1,110 @@
+"""Interpreter of the intermediate representation in numpy: what the engine has to compute, before tiling and scheduling.
+
+Accumulation is exact in int64 (a product of int8 matrices in float64 is exact below 2**53), arithmetic is that of
+:mod:`celosia.sim.numerics`. Works on many inferences at once.
+"""
+
+import numpy as np
+
+from celosia.sim.numerics import add_residual, channel_params, requantize
+from celosia.tools.compiler import ir
+
+__all__ = ["from_onnx", "run", "to_onnx"]
+
+
+def run(graph, inputs, *, watch=None):
+    """Run an :class:`ir.Graph`.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+    inputs : dict
+        int8 arrays ``[inferences, channels, height, width]`` by input name; see :func:`from_onnx`.
+    watch : function, optional
+        Called with each node and its output.
+
+    Returns
+    -------
+    dict
+        All tensors of the graph by name, in the same form.
+    """
+    values = dict(inputs)
+    for node in graph.nodes:
+        x, tensor = values[node.input], graph.tensors[node.input]
+        if isinstance(node, ir.Conv):
+            result = _requantize(node, _convolution(node, x, tensor.zero_point), node.scale)
+        elif isinstance(node, ir.Pool):
+            result = _pooling(node, x, tensor.zero_point)
+        else:
+            result = _requantize(node, x.astype(np.int64), node.scale)
+        if node.table is not None:
+            result = node.table[result.view(np.uint8)]
+        if node.add is not None:
+            add = node.add
+            result = add_residual(
+                result, values[add.tensor], add.k_result, add.k_operand, add.k_zero, add.low, add.high
+            )
+        made = graph.tensors[node.output]
+        assert result.shape[1:] == (made.channels, made.height, made.width), (node.name, result.shape)
+        values[node.output] = result
+        if watch:
+            watch(node, result)
+    return values
+
+
+def from_onnx(array, tensor):
+    """Return an ONNX array (batch first) as int8 ``[inferences, channels, height, width]``."""
+    array = (array ^ 0x80).view(np.int8) if array.dtype == np.uint8 else array
+    if tensor.matrix:
+        array = array.reshape(len(array), -1, tensor.channels).swapaxes(1, 2)
+    return np.ascontiguousarray(array).reshape(len(array), tensor.channels, tensor.height, tensor.width)
+
+
+def to_onnx(array, tensor):
+    """The inverse of :func:`from_onnx`."""
+    array = array.view(np.uint8) ^ 0x80 if tensor.unsigned else array
+    if tensor.matrix:
+        array = array.reshape(len(array), tensor.channels, -1).swapaxes(1, 2)
+    return np.ascontiguousarray(array).reshape(len(array), *tensor.shape)
+
+
+def _requantize(node, acc, scale):
+    mantissa, shift = channel_params(np.broadcast_to(scale, (acc.shape[1],)))
+    mantissa, shift = mantissa[:, None, None], shift[:, None, None]
+    return requantize(acc, 0, mantissa, shift, node.zero_point, node.low, node.high)
+
+
+def _windows(x, kernel, stride, dilation, pads, fill):
+    """Return ``[inferences, channels, out height, out width, kernel height, kernel width]`` of the padded map."""
+    top, left, bottom, right = pads
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=fill)
+    reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilation)]
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
+    return windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+
+
+def _convolution(node, x, zero_point):
+    """Return the exact sums, bias included."""
+    windows = _windows(x, node.weight.shape[2:], node.stride, node.dilation, node.pads, zero_point)
+    batch, _, height, width, *_ = windows.shape
+    out, per_group = len(node.weight) // node.group, node.weight.shape[1]
+    acc = np.empty((batch, len(node.weight), height, width), np.int64)
+    for group in range(node.group):
+        part = windows[:, group * per_group : (group + 1) * per_group].transpose(0, 2, 3, 1, 4, 5)
+        part = part.reshape(batch * height * width, -1).astype(np.float64) - zero_point
+        weight = node.weight[group * out : (group + 1) * out].reshape(out, -1).astype(np.float64)
+        product = (part @ weight.T).astype(np.int64).reshape(batch, height, width, out)
+        acc[:, group * out : (group + 1) * out] = product.transpose(0, 3, 1, 2)
+    return acc + node.bias.astype(np.int64)[:, None, None]
+
+
+def _pooling(node, x, zero_point):
+    window = node.kernel, node.stride, node.dilation, node.pads
+    if node.kind == "max":
+        return _requantize(node, _windows(x, *window, -128).max((4, 5)).astype(np.int64), node.scale)
+    total = _windows(x.astype(np.int64) - zero_point, *window, 0).sum((4, 5))
+    count = _windows(np.ones((1, 1, *x.shape[2:]), np.int64), *window, 0).sum((4, 5))[0, 0]
+    result = np.empty(total.shape, np.int8)
+    for n, scale in node.scales.items():
+        result[:, :, count == n] = _requantize(node, total[:, :, count == n][..., None], np.float32(scale))[..., 0]
+    return result

@@ -1,0 +1,205 @@
+"""Read an ONNX file and check that it is one the compiler can work on.
+
+The file's problems become :class:`~celosia.tools.errors.BadModel` sentences here, so that later passes can rely on a graph of
+known operators with static shapes and a batch of one.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnxruntime
+
+from celosia.tools.errors import BadModel, UnsupportedOperator
+
+__all__ = ["OLDEST_OPSET", "Source", "load", "node_name", "session_options"]
+
+OLDEST_OPSET = 10
+"""The ONNX operator set that introduced QuantizeLinear and QLinearConv."""
+
+DOMAINS = ("", "ai.onnx", "com.microsoft", "ai.onnx.ml")
+QUANTISED = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A checked ONNX model.
+
+    Parameters
+    ----------
+    file : str
+        What error messages call it.
+    sha256 : str
+        Of the file's bytes.
+    model : onnx.ModelProto
+        With every input's shape static and its batch dimension one, and unnamed nodes named.
+    inputs, outputs : tuple
+        ``(name, numpy dtype name, shape with batch)``.
+    """
+
+    file: str
+    sha256: str
+    model: onnx.ModelProto
+    inputs: tuple
+    outputs: tuple
+
+
+def node_name(node):
+    """Return what the user knows a node by: its name, or ``operator → first output``."""
+    return node.name or f"{node.op_type}→{node.output[0] if node.output else '?'}"
+
+
+def load(path, *, keep=()):
+    """Read ``path``.
+
+    Parameters
+    ----------
+    path : str or Path
+    keep : iterable of str
+        Values that become further graph outputs, so that no pass can remove them.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    BadModel
+        If the file is missing, damaged, has dynamic shapes, no quantisation, or an operator set that cannot be read.
+    UnsupportedOperator
+        If a node's operator is not known to ONNX Runtime.
+    """
+    file = Path(path).name
+    data = _read(path, file)
+    model = _parse(data, file)
+    _check_opset(model, file)
+    _check_operators(model, file)
+    _check_quantised(model, file)
+    _fix_batch(model, file)
+    for node in model.graph.node:
+        node.name = node_name(node)
+    _keep(model, keep, file)
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    return Source(
+        file=file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        model=model,
+        inputs=tuple(_describe(value) for value in model.graph.input if value.name not in initializers),
+        outputs=tuple(_describe(value) for value in model.graph.output),
+    )
+
+
+def _read(path, file):
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise BadModel(file, "no such file", f"looked for {Path(path)}") from None
+    except OSError as error:
+        raise BadModel(file, f"cannot be read ({error.strerror})") from None
+
+
+def _parse(data, file):
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception:
+        raise BadModel(file, "is not an ONNX file, or is cut short", "export or download it again") from None
+    if not model.graph.node or not model.opset_import:
+        raise BadModel(file, "holds no ONNX graph", "export or download it again")
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise BadModel(file, "keeps its weights in another file", "save it as one file: onnx.save(onnx.load(path), path)")
+    return model
+
+
+def _check_opset(model, file):
+    for entry in model.opset_import:
+        if entry.domain in ("", "ai.onnx") and entry.version < OLDEST_OPSET:
+            raise BadModel(
+                file,
+                f"uses ONNX operator set {entry.version}, and quantised operators exist since {OLDEST_OPSET}",
+                "convert it with onnx.version_converter",
+            )
+
+
+def _check_operators(model, file):
+    versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        if node.domain in ("", "ai.onnx"):
+            known = onnx.defs.has(node.op_type, max_inclusive_version=versions.get("ai.onnx", 1))
+        else:
+            known = node.domain in DOMAINS or (node.domain, node.op_type) in functions
+        if not known:
+            where = f"domain {node.domain!r}" if node.domain else f"ONNX operator set {versions.get('ai.onnx')}"
+            raise UnsupportedOperator(file, node_name(node), node.op_type, f"no operator of this name in {where}")
+
+
+def _check_quantised(model, file):
+    if not any(node.op_type in QUANTISED or node.op_type.startswith("Q") for node in model.graph.node):
+        raise BadModel(
+            file,
+            "is a float model: no node of it is quantised",
+            "quantise it first, for example with onnxruntime.quantization.quantize_static",
+        )
+
+
+def _fix_batch(model, file):
+    """Set the batch dimension of every graph input to one, and drop shapes that were computed with another one."""
+    initializers = {tensor.name for tensor in model.graph.initializer}
+    changed = False
+    for value in model.graph.input:
+        if value.name in initializers:
+            continue
+        kind = value.type.tensor_type
+        if not kind.HasField("shape"):
+            raise BadModel(file, f"input {value.name!r} has no shape", "export it with a fixed input shape")
+        for axis, dim in enumerate(kind.shape.dim):
+            if dim.dim_value > 0:
+                continue
+            if axis:
+                raise BadModel(
+                    file,
+                    f"input {value.name!r} has a dynamic shape: dimension {axis} is {dim.dim_param or 'unknown'!r}",
+                    "export it with a fixed shape, or fix it with python -m onnxruntime.tools.make_dynamic_shape_fixed",
+                )
+            dim.dim_value = 1
+            changed = True
+        if len(kind.shape.dim) > 1 and kind.shape.dim[0].dim_value != 1:
+            raise BadModel(
+                file,
+                f"input {value.name!r} has a fixed batch of {kind.shape.dim[0].dim_value}",
+                "the engine runs one inference at a time: export it with a batch of 1",
+            )
+    if changed:
+        del model.graph.value_info[:]
+        for value in model.graph.output:
+            shape = value.type.tensor_type.shape
+            if shape.dim and not shape.dim[0].dim_value > 0:
+                shape.dim[0].dim_value = 1
+
+
+def _keep(model, keep, file):
+    outputs = {value.name for value in model.graph.output}
+    produced = {name for node in model.graph.node for name in node.output}
+    for name in keep:
+        if name in outputs or name in {value.name for value in model.graph.input}:
+            continue
+        if name not in produced:
+            raise BadModel(file, f"has no value {name!r} to keep")
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+        outputs.add(name)
+
+
+def _describe(value):
+    kind = value.type.tensor_type
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name if kind.elem_type else ""
+    return value.name, dtype, tuple(dim.dim_value for dim in kind.shape.dim)
+
+
+def session_options():
+    """Return the ONNX Runtime options under which its integers are the reference: its integer kernels, wherever it has them."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options.log_severity_level = 3
+    return options

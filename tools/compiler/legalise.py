@@ -1,0 +1,279 @@
+"""Bring QDQ and QOperator models into one set of quantised operations.
+
+Which nodes are computed in integers is ONNX Runtime's decision (a Relu that quantisation already contains disappears, a Conv
+followed by one that it does not contain is computed in float32, …). So its own graph optimiser makes it: what comes back has
+``QLinearConv``, ``QGemm``, ``QLinearAdd`` where the reference computes in integers. What is still float between a
+DequantizeLinear and a QuantizeLinear, with one quantised tensor going in, becomes one operation as well.
+"""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+from celosia.tools.compiler.graph import Operation, OperationGraph, Value
+from celosia.tools.compiler.importer import node_name, session_options
+from celosia.tools.errors import BadModel
+
+__all__ = ["ELEMENTWISE", "MOVES", "legalise"]
+
+OPERANDS = {
+    "QLinearConv": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale", "y_zero_point", "bias"),
+    "QGemm": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "bias", "y_scale", "y_zero_point"),
+    "QLinearMatMul": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale", "y_zero_point"),
+    "QLinearAdd": ("a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale", "y_zero_point"),
+    "QLinearAveragePool": ("x", "x_scale", "x_zero_point", "y_scale", "y_zero_point"),
+    "QLinearGlobalAveragePool": ("x", "x_scale", "x_zero_point", "y_scale", "y_zero_point"),
+    "QLinearLeakyRelu": ("x", "x_scale", "x_zero_point", "y_scale", "y_zero_point"),
+    "QLinearSigmoid": ("x", "x_scale", "x_zero_point", "y_scale", "y_zero_point"),
+    "Reshape": ("x", "shape"),
+    "Squeeze": ("x", "axes"),
+    "Unsqueeze": ("x", "axes"),
+}
+"""Names of the inputs of the operators that do not stand between DequantizeLinear and QuantizeLinear."""
+
+MOVES = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that only move elements, whatever their type."""
+
+ELEMENTWISE = frozenset(
+    """Abs Acos Acosh Add Asin Asinh Atan Atanh BiasGelu Cast Ceil Celu Clip Cos Cosh Div Elu Erf Exp FastGelu Floor Gelu HardSigmoid
+    HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow QuickGelu Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh
+    Softplus Softsign Sqrt Sub Tan Tanh ThresholdedRelu""".split()
+)
+"""Operators whose result at a place depends on the operand at that place alone, if every other operand is one number."""
+
+SANDWICHES = {"AveragePool": "FloatPool", "MaxPool": "FloatMaxPool", "Pad": "FloatPad", "ReduceMean": "ReduceMean"}
+"""Operators understood between DequantizeLinear and QuantizeLinear, and the form they take."""
+
+
+def legalise(source):
+    """Return the :class:`~celosia.tools.compiler.graph.OperationGraph` of a :class:`~celosia.tools.compiler.importer.Source`.
+
+    Raises
+    ------
+    BadModel
+        If ONNX Runtime refuses the model; the sentence carries its reason.
+    """
+    model = _optimise(source)
+    values = _values(source, model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    origins = _Origins(source.model, model)
+    operations = []
+    islands = _Islands(model, values, constants)
+    for node in model.graph.node:
+        if all(name in constants for name in node.output):
+            continue
+        operation = islands.find(node) if node.op_type == "QuantizeLinear" else None
+        operation = operation or _single(node, constants)
+        operations.append(replace(operation, **origins.find(operation)))
+    header = onnx.ModelProto()
+    header.CopyFrom(model)
+    header.ClearField("graph")
+    graph = OperationGraph(
+        file=source.file,
+        operations=tuple(operations),
+        values=values,
+        inputs=tuple(name for name, *_ in source.inputs),
+        outputs=tuple(value.name for value in model.graph.output),
+        constants=constants,
+        header=header,
+    )
+    return replace(graph, values=_quantisation(graph))
+
+
+def _optimise(source):
+    """Return the model after ONNX Runtime's optimiser, without those rewrites that are for its CPU kernels only."""
+    options = session_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        try:
+            onnxruntime.InferenceSession(source.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            reason = " ".join(str(error).split()).rpartition(" : ")[2]
+            raise BadModel(source.file, f"ONNX Runtime refuses it: {reason}") from None
+        model = onnx.load(options.optimized_model_filepath)
+    for node in model.graph.node:  # constants as initializers, so that there is one kind
+        if node.op_type == "Constant":
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(next(a.t for a in node.attribute if a.name == "value"))
+            tensor.name = node.output[0]
+            model.graph.initializer.append(tensor)
+    return model
+
+
+def _values(source, model):
+    """Return type and shape of every value, as ONNX Runtime computes them for an input of zeros."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    del probe.graph.output[:]
+    for node in probe.graph.node:
+        probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name and name not in constants)
+    options = session_options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    feed = {name: np.zeros(shape, dtype) for name, dtype, shape in source.inputs}
+    try:
+        session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        names = [value.name for value in session.get_outputs()]
+        arrays = dict(zip(names, session.run(names, feed), strict=True)) | feed
+    except Exception as error:
+        reason = " ".join(str(error).split()).rpartition(" : ")[2]
+        raise BadModel(source.file, f"ONNX Runtime cannot run it: {reason}") from None
+    return {
+        name: Value(name=name, dtype=array.dtype, shape=array.shape)
+        for name, array in arrays.items()
+        if isinstance(array, np.ndarray)
+    }
+
+
+def _attributes(node):
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _single(node, constants):
+    """Return the operation of one node on its own."""
+    names = OPERANDS.get(node.op_type, ())
+    operands = {
+        names[position] if position < len(names) else f"input_{position}": numpy_helper.to_array(constants[name])
+        for position, name in enumerate(node.input)
+        if name in constants
+    }
+    return Operation(
+        name=node_name(node),
+        operator=node.op_type,
+        form=node.op_type,
+        inputs=tuple(name for name in node.input if name and name not in constants),
+        outputs=tuple(name for name in node.output if name),
+        operands=operands,
+        attributes=_attributes(node),
+        nodes=(node,),
+    )
+
+
+class _Islands:
+    """Finds float operations between DequantizeLinear and QuantizeLinear that have one quantised input."""
+
+    def __init__(self, model, values, constants):
+        self.values = values
+        self.constants = constants
+        self.producers = {name: node for node in model.graph.node for name in node.output}
+
+    def find(self, quantize):
+        """Return the operation that ends with the node ``quantize``, or None."""
+        nodes, sources = [quantize], {}
+        if not all(name in self.constants for name in quantize.input[1:]):
+            return None
+        if not self._collect(quantize.input[0], nodes, sources) or len({node.input[0] for node in sources.values()}) != 1:
+            return None
+        dequantize = next(iter(sources.values()))
+        inner = [node for node in nodes[1:] if node.op_type != "DequantizeLinear"]
+        main = inner[0] if inner else quantize
+        if all(node.op_type in ELEMENTWISE and self._is_scalar(node, sources) for node in inner):
+            form = "Unary"
+        elif len(inner) == 1 and main.op_type in SANDWICHES:
+            form = SANDWICHES[main.op_type]
+        else:
+            return None
+        operands = {}
+        for prefix, node in (("x", dequantize), ("y", quantize)):
+            for suffix, name in zip(("scale", "zero_point"), node.input[1:]):
+                operands[f"{prefix}_{suffix}"] = numpy_helper.to_array(self.constants[name])
+        for position, name in enumerate(main.input if inner else ()):
+            if name in self.constants:
+                operands[f"input_{position}"] = numpy_helper.to_array(self.constants[name])
+        return Operation(
+            name=node_name(main),
+            operator=main.op_type,
+            form=form,
+            inputs=(dequantize.input[0],),
+            outputs=(quantize.output[0],),
+            operands=operands,
+            attributes=_attributes(main) if inner else {},
+            nodes=tuple(reversed(nodes)),
+        )
+
+    def _collect(self, name, nodes, sources):
+        """Walk back from the float value ``name``; every path must end at a constant or a DequantizeLinear of a tensor."""
+        if name in self.constants or not name:
+            return True
+        node = self.producers.get(name)
+        if node is None or len(nodes) > 16:
+            return False
+        if node in nodes:
+            nodes.remove(node)  # seen from a later consumer: it has to come before that one as well
+        nodes.append(node)
+        if node.op_type == "DequantizeLinear":
+            sources[node.output[0]] = node
+            return all(constant in self.constants for constant in node.input[1:]) and node.input[0] not in self.constants
+        known = node.op_type in ELEMENTWISE or node.op_type in SANDWICHES
+        return known and len(node.output) == 1 and all(self._collect(one, nodes, sources) for one in node.input)
+
+    def _is_scalar(self, node, sources):
+        shape = self.values[next(iter(sources))].shape
+        constants = [numpy_helper.to_array(self.constants[name]) for name in node.input if name in self.constants]
+        return self.values[node.output[0]].shape == shape and all(array.size == 1 for array in constants)
+
+
+class _Origins:
+    """Maps operations back to the nodes of the user's model, through the values that both graphs have."""
+
+    def __init__(self, original, optimised):
+        self.producers = {name: node for node in original.graph.node for name in node.output}
+        self.kept = {name for node in optimised.graph.node for name in node.output}
+        self.kept |= {value.name for value in original.graph.input}
+
+    def find(self, operation):
+        """Return the fields ``sources`` and ``operator`` of ``operation`` in the user's terms."""
+        seen, waiting = {}, [name for name in operation.outputs if name in self.producers]
+        while waiting:
+            node = self.producers.get(waiting.pop())
+            if node is not None and node.name not in seen:
+                seen[node.name] = node
+                waiting.extend(name for name in node.input if name not in self.kept or name not in self.producers)
+        inner = [node for node in seen.values() if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
+        named = next((node for node in inner if node.name == operation.name), inner[-1] if len(inner) == 1 else None)
+        operator = named.op_type if named is not None else operation.operator
+        return {"sources": tuple(reversed(seen)) or (operation.name,), "operator": operator}
+
+
+def _quantisation(graph):
+    """Return the values with scale and zero point, as producers, else consumers state them; moves pass them on."""
+    found = {}
+
+    def note(name, operation, prefix):
+        scale, zero_point = operation.operands.get(f"{prefix}_scale"), operation.operands.get(f"{prefix}_zero_point")
+        value = graph.values.get(name)
+        if scale is None or scale.size != 1 or value is None or not value.is_quantised or name in found:
+            return
+        offset = 128 if value.unsigned else 0
+        found[name] = np.float32(scale.item()), (int(zero_point.item()) if zero_point is not None else 0) - offset
+
+    for operation in graph.operations:
+        note(operation.output, operation, "y")
+    for operation in graph.operations:
+        if operation.form == "QLinearAdd":
+            activations = [prefix for prefix in ("a", "b") if prefix not in operation.operands]
+            for name, prefix in zip(operation.inputs, activations):
+                note(name, operation, prefix)
+        elif operation.inputs:
+            prefix = "" if operation.form == "DequantizeLinear" else "x_"
+            operands = operation.operands
+            if not prefix and "input_1" in operands:
+                operands = {"x_scale": operands["input_1"], "x_zero_point": operands.get("input_2")}
+            note(operation.inputs[0], replace(operation, operands={k: v for k, v in operands.items() if v is not None}), "x")
+    passing = [operation for operation in graph.operations if operation.form in (*MOVES, "MaxPool") and operation.inputs]
+    for order in (passing, passing[::-1]):
+        for operation in order:
+            source, target = operation.inputs[0], operation.output
+            for one, other in ((source, target), (target, source)):
+                if one in found and other not in found and graph.values[other].is_quantised:
+                    found[other] = found[one]
+    return {
+        name: replace(value, scale=found[name][0], zero_point=found[name][1]) if name in found else value
+        for name, value in graph.values.items()
+    }

@@ -1,0 +1,152 @@
+"""Divide the operations into segments that run on the engine and on the host in turn.
+
+A host operation runs as early as its operands allow, and so does an engine operation: there are as few segments as that order
+gives. Views are the engine's business where the engine reads them, and are computed on the host where the host does.
+"""
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from celosia.tools.compiler import ir
+from celosia.tools.program import HostSegment
+
+__all__ = ["Partition", "partition"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Partition:
+    """``segments`` in execution order, and the names of the operations that run on each side."""
+
+    segments: tuple
+    engine: frozenset  # operation outputs
+    host: frozenset
+
+
+def partition(graph, quantised):
+    """Return the :class:`Partition` of a graph.
+
+    Parameters
+    ----------
+    graph : OperationGraph
+    quantised : Quantised
+
+    Returns
+    -------
+    Partition
+        Its segments are :class:`~celosia.tools.program.HostSegment` and :class:`~celosia.tools.compiler.ir.Graph`.
+    """
+    host, engine = _needed(graph, quantised.decisions)
+    done, segments = set(graph.inputs), []
+    while host or engine:
+        progress = False
+        for side, make in ((host, _host_segment), (engine, _engine_segment)):
+            ready = _ready(side, done)
+            if ready:
+                side[:] = [item for item in side if item not in ready]
+                done |= {name for item in ready for name in item.operation.outputs}
+                segments.append((make, ready))
+                progress = True
+        assert progress, "operations that wait for each other"
+    built = []
+    for position, (make, items) in enumerate(segments):
+        later = {name for _, others in segments[position + 1 :] for item in others for name in _reads(item)}
+        built.append(make(graph, items, later | set(graph.outputs), position, quantised.tensors))
+    return Partition(
+        segments=tuple(built),
+        engine=frozenset(i.operation.output for make, items in segments if make is _engine_segment for i in items),
+        host=frozenset(i.operation.output for make, items in segments if make is _host_segment for i in items),
+    )
+
+
+@dataclass(frozen=True)
+class _Item:
+    """An operation on the host, or on the engine if it has a node."""
+
+    operation: object
+    decision: object
+    node: object = None
+
+
+def _reads(item):
+    """Return the values that an item takes from outside of it."""
+    return item.node.inputs if item.node else item.operation.inputs
+
+
+def _needed(graph, decisions):
+    """Return the items that the graph's outputs depend on, for host and engine, each in topological order."""
+    by_output = {name: decision for decision in decisions for name in decision.operation.outputs}
+    position = {id(decision): place for place, decision in enumerate(decisions)}
+    host, engine = {}, {}
+    waiting = [(name, False) for name in graph.outputs]
+    while waiting:
+        name, for_engine = waiting.pop()
+        decision = by_output.get(name)
+        if decision is None:
+            continue
+        # What the engine reads of the engine lies as its readers expect; the host needs the plain order.
+        on_engine = decision.lowered is not None and not decision.is_view and (for_engine or decision.lowered.view.is_plain)
+        side = engine if on_engine else host
+        place = position[id(decision)]
+        if place not in side:
+            side[place] = _Item(decision.operation, decision, decision.lowered.node if on_engine else None)
+            waiting.extend((name, on_engine) for name in _reads(side[place]))
+    return [host[place] for place in sorted(host)], [engine[place] for place in sorted(engine)]
+
+
+def _ready(items, done):
+    """Return the items that can run now, one after the other."""
+    have, ready = set(done), []
+    for item in items:
+        if all(name in have for name in _reads(item)):
+            have.update(item.operation.outputs)
+            ready.append(item)
+    return ready
+
+
+def _engine_segment(graph, items, wanted, position, tensors):
+    made = [item.operation.output for item in items]
+    inputs = tuple(dict.fromkeys(name for item in items for name in item.node.inputs if name not in made))
+    return ir.Graph(
+        name=f"{graph.file}#{position}",
+        tensors={name: tensors[name] for name in (*inputs, *made)},
+        nodes=tuple(item.node for item in items),
+        inputs=inputs,
+        outputs=tuple(name for name in made if name in wanted),
+    )
+
+
+def _host_segment(graph, items, wanted, position, tensors):
+    """Return a model of the items' ONNX nodes, each once."""
+    nodes, seen = [], set()
+    for item in items:
+        for node in item.operation.nodes:
+            if node.output[0] not in seen:
+                seen.add(node.output[0])
+                nodes.append(node)
+    names = {name for node in nodes for name in node.input}
+    produced = {name for node in nodes for name in node.output}
+    inputs = [name for name in graph.values if name in names and name not in produced]
+    outputs = [name for item in items for name in item.operation.outputs if name in wanted]
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.header)
+    model.graph.CopyFrom(
+        helper.make_graph(
+            nodes,
+            f"host{position}",
+            [_describe(graph.values[name]) for name in inputs],
+            [_describe(graph.values[name]) for name in outputs],
+            [tensor for name, tensor in graph.constants.items() if name in names],
+        )
+    )
+    return HostSegment(
+        onnx=model.SerializeToString(),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        nodes=tuple((i.operation.name, i.operation.operator, i.decision.reason) for i in items),
+    )
+
+
+def _describe(value):
+    return helper.make_tensor_value_info(value.name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)

@@ -1,0 +1,178 @@
+"""Convolution, and matrix products with constant weights as convolutions.
+
+Golden: ``acc`` is exact, then :func:`celosia.sim.numerics.requantize` with ``scale = f32(f32(x_scale * w_scale) / y_scale)``
+per channel, as ``MlasRequantizeOutput`` computes it.
+"""
+
+import numpy as np
+
+from celosia.sim.numerics import channel_params
+from celosia.tools.compiler import ir
+from celosia.tools.ops.family import Family, Lowered, Refused, View, first_dimension_is_one, padding, read_zero_point
+
+__all__ = ["FAMILIES", "accumulator_bounds"]
+
+
+def weights_are_constant(operation, features):
+    """Weights must be constant."""
+    return "w" in operation.operands and len(operation.inputs) == 1
+
+
+def weights_are_int8(operation, features):
+    """Weights must be int8, not uint8: quantise them with weight_type=QInt8."""
+    return operation.operands["w"].dtype == np.int8
+
+
+def weights_are_symmetric(operation, features):
+    """The zero point of the weights must be 0: quantise them symmetrically."""
+    zero_point = operation.operands.get("w_zero_point")
+    return zero_point is None or not zero_point.any()
+
+
+def bias_is_constant(operation, features):
+    """The bias must be constant."""
+    return len(operation.inputs) == 1
+
+
+def kernel_is_flat(operation, features):
+    """The kernel must have one or two spatial dimensions."""
+    return operation.operands["w"].ndim in (3, 4)
+
+
+def output_is_8_bit(operation, features):
+    """The result must be quantised to int8 or uint8."""
+    return "y_scale" in operation.operands and features.value(operation.output).is_quantised
+
+
+def activations_per_tensor(operation, features):
+    """Activations must have one scale and zero point for the whole tensor."""
+    return all(operation.operands[name].size == 1 for name in ("x_scale", "y_scale") if name in operation.operands)
+
+
+def accumulator_bounds(weight, bias, zero_point):
+    """Return per output channel the largest magnitude of any sum that forms there, in int64.
+
+    ``weight`` is int8 ``[out, …]``. Covers the bare products, as the array sums them; the bias with the zero point
+    folded in; and the sum of both, for inputs −128…127.
+    """
+    flat = weight.reshape(len(weight), -1).astype(np.int64)
+    positive, negative = np.maximum(flat, 0).sum(1), np.minimum(flat, 0).sum(1)
+    high, low = 127 * positive - 128 * negative, -128 * positive + 127 * negative
+    folded = bias.astype(np.int64) - zero_point * flat.sum(1)
+    return np.max(np.abs([low, high, folded, low + folded, high + folded]), axis=0)
+
+
+def _scales(operation, channels):
+    operands = operation.operands
+    x_scale, w_scale, y_scale = (operands[name].astype(np.float32) for name in ("x_scale", "w_scale", "y_scale"))
+    alpha = np.float32(operation.attributes.get("alpha", 1.0))
+    product = (alpha * x_scale.reshape(-1)) * w_scale.reshape(-1)
+    scale = np.broadcast_to((product / y_scale.reshape(-1)).astype(np.float32), (channels,)).copy()
+    try:
+        channel_params(scale)
+    except ValueError as error:
+        raise Refused(f"A requantisation scale is out of range: {error}.") from None
+    return scale
+
+
+def _node(operation, view, output, weight, **shape):
+    """Return the :class:`ir.Conv`, with the checks that every product shares."""
+    channels = len(weight)
+    tensor = view.tensor
+    if read_zero_point(operation, "x", tensor) != tensor.zero_point:
+        raise Refused("The engine reads a tensor with the zero point it was quantised with.")
+    bias = operation.operands.get("bias")
+    bias = np.zeros(channels, np.int32) if bias is None else np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.int32)
+    bounds = accumulator_bounds(weight, bias, tensor.zero_point)
+    if bounds.max() >= 1 << 31:
+        raise Refused(
+            f"The sum of output channel {int(bounds.argmax())} can reach {int(bounds.max()):,}, beyond 32-bit accumulators."
+        )
+    return ir.Conv(
+        name=operation.name,
+        operator=operation.operator,
+        sources=operation.sources,
+        input=tensor.name,
+        output=output.tensor.name,
+        scale=_scales(operation, channels),
+        zero_point=output.tensor.zero_point,
+        weight=np.ascontiguousarray(weight),
+        bias=bias,
+        **shape,
+    )
+
+
+def lower_convolution(operation, features):
+    """Lower ``QLinearConv``; a 1-D convolution is one of height 1."""
+    view = features.map(operation.inputs[0], "x", operation)
+    weight = operation.operands["w"]
+    if weight.ndim == 3:
+        weight = weight[:, :, None, :]
+    tensor = view.tensor
+    shape = features.value(operation.output).shape
+    height, width = ((1,) + tuple(shape[2:]))[-2:]
+    group = operation.attributes.get("group", 1)
+    if tensor.channels != weight.shape[1] * group:
+        raise Refused("The engine reads feature maps as they were computed, and this input is a rearranged one.")
+    size = (tensor.height + view.pads[0] + view.pads[2], tensor.width + view.pads[1] + view.pads[3])
+    stride, dilation, pads = padding(operation, size, weight.shape[2:], (height, width))
+    if view.is_padded:
+        if view.pad_value != tensor.zero_point:
+            raise Refused("The engine pads with the zero point of the input, and the Pad before it has another value.")
+        pads = tuple(inner + outer for inner, outer in zip(pads, view.pads))
+    output = features.output(operation, channels=len(weight), height=height, width=width)
+    node = _node(operation, view, output, weight, stride=stride, dilation=dilation, pads=pads, group=group)
+    return Lowered(node=node, view=output)
+
+
+def lower_product(operation, features):
+    """Lower ``QGemm`` and ``QLinearMatMul``: the rows of the left matrix are pixels, or one row is a whole feature map."""
+    view = features.view(operation.inputs[0])
+    tensor = view.tensor
+    index = view.index
+    if view.is_padded:
+        raise Refused("The engine folds Pad into a convolution or pooling only.")
+    if operation.attributes.get("transA", 0):
+        index = index.T
+    weight = operation.operands["w"]
+    if weight.ndim != 2:
+        raise Refused("The weights of a matrix product must have two dimensions.")
+    if not operation.attributes.get("transB", 0):
+        weight = weight.T
+    length = weight.shape[1]
+    rows = index.reshape(-1, length)
+    pixels = tensor.height * tensor.width
+    if len(rows) == 1 and length == tensor.elements:
+        kernel = np.zeros((len(weight), length), np.int8)
+        kernel[:, rows[0]] = weight
+        kernel = kernel.reshape(len(weight), tensor.channels, tensor.height, tensor.width)
+        output = features.output(operation, channels=len(weight), height=1, width=1)
+    elif rows.shape == (pixels, tensor.channels) and (rows == np.arange(tensor.elements).reshape(-1, pixels).T).all():
+        kernel = weight[:, :, None, None]
+        size = {"channels": len(weight), "height": tensor.height, "width": tensor.width}
+        made = features.tensor(operation.output, **size, matrix=True)
+        shape = features.value(operation.output).shape
+        output = View(tensor=made, index=np.arange(made.elements).reshape(len(weight), pixels).T.reshape(shape))
+    else:
+        raise Refused("The engine multiplies the channels of each pixel, or a whole map; this input is neither.")
+    return Lowered(node=_node(operation, view, output, kernel), view=output)
+
+
+_COMMON = (weights_are_constant, weights_are_int8, weights_are_symmetric, activations_per_tensor, output_is_8_bit)
+
+FAMILIES = (
+    Family(
+        name="Convolution",
+        operators=("Conv", "QLinearConv"),
+        forms=("QLinearConv",),
+        constraints=(*_COMMON, kernel_is_flat, first_dimension_is_one),
+        lower=lower_convolution,
+    ),
+    Family(
+        name="Matrix product with constant weights",
+        operators=("Gemm", "MatMul", "QLinearMatMul", "QGemm"),
+        forms=("QGemm", "QLinearMatMul"),
+        constraints=(*_COMMON, first_dimension_is_one),
+        lower=lower_product,
+    ),
+)

@@ -1,0 +1,238 @@
+"""What an operator family is made of, and where its lowering finds the tensors that exist so far."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from celosia.tools.compiler import ir
+
+__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "read_zero_point", "sentence"]
+
+
+class Refused(Exception):
+    """A lowering that found a reason against running the operation on the engine: the sentence the user reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Operators that are lowered by one function.
+
+    Parameters
+    ----------
+    name : str
+        What `celosia ops` calls it.
+    operators : tuple of str
+        ONNX operators as users know them.
+    forms : tuple of str
+        Keys of :attr:`celosia.tools.compiler.graph.Operation.form`.
+    constraints : tuple
+        Functions ``(operation, features) -> bool``; the docstring is the sentence the user reads where it returns False.
+    lower : function
+        ``(operation, features) -> Lowered``; may raise :class:`Refused`.
+    """
+
+    name: str
+    operators: tuple
+    forms: tuple
+    constraints: tuple
+    lower: object
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """An ONNX value as elements of an engine tensor.
+
+    Parameters
+    ----------
+    tensor : ir.Tensor
+    index : int64 array
+        In the value's ONNX shape: which element of the tensor, counted in ``[channels, height, width]`` order.
+    pads : tuple
+        (top, left, bottom, right) pixels of ``pad_value`` around the map, not in ``index``.
+    """
+
+    tensor: ir.Tensor
+    index: np.ndarray
+    pads: tuple = (0, 0, 0, 0)
+    pad_value: int = 0
+
+    @property
+    def is_map(self):
+        """The value is the tensor itself: channels, then rows, then columns."""
+        return self.index.size == self.tensor.elements and (self.index.ravel() == np.arange(self.index.size)).all()
+
+    @property
+    def is_rows(self):
+        """The value is a matrix whose rows are the tensor's pixels."""
+        shape = self.tensor.channels, self.tensor.height * self.tensor.width
+        return self.index.size == self.tensor.elements and (
+            (self.index.reshape(-1, shape[0]) == np.arange(self.index.size).reshape(shape).T).all()
+        )
+
+    @property
+    def is_plain(self):
+        """The value can enter or leave the engine as it is."""
+        return not self.is_padded and (self.is_rows if self.tensor.matrix else self.is_map)
+
+    @property
+    def is_padded(self):
+        return any(self.pads)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lowered:
+    """An operation on the engine: a node and the view of its output, or a view alone where nothing has to be computed.
+
+    ``note`` is a remark for `celosia explain`.
+    """
+
+    view: View
+    node: ir.Node | None = None
+    note: str = ""
+
+
+@dataclass(kw_only=True, eq=False)
+class Features:
+    """The values the engine has so far: :class:`View` by name. Others become inputs of the engine when they are asked for."""
+
+    graph: object
+    views: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self._consumers = self.graph.consumers()
+
+    def value(self, name):
+        return self.graph.values[name]
+
+    def view(self, name):
+        """Return the :class:`View` of a value.
+
+        Raises
+        ------
+        Refused
+            If the value is not an 8-bit tensor with a batch of one.
+        """
+        if name not in self.views:
+            self.views[name] = self._input(name)
+        return self.views[name]
+
+    def map(self, name, prefix, operation):
+        """Return the view of ``name``, which has to be a whole feature map with the zero point ``operation`` reads it with."""
+        view = self.view(name)
+        if not view.is_map:
+            raise Refused("The engine reads feature maps as they were computed, and this input is a rearranged one.")
+        if read_zero_point(operation, prefix, view.tensor) != view.tensor.zero_point:
+            raise Refused("The engine reads a tensor with the zero point it was quantised with.")
+        return view
+
+    def tensor(self, name, *, channels, height, width, matrix=False):
+        """Return the new :class:`ir.Tensor` of the value ``name``."""
+        value = self.value(name)
+        return ir.Tensor(
+            name=name,
+            channels=channels,
+            height=height,
+            width=width,
+            shape=tuple(value.shape[1:]),
+            matrix=matrix,
+            scale=np.float32(1.0 if value.scale is None else value.scale),
+            zero_point=value.zero_point,
+            unsigned=value.unsigned,
+        )
+
+    def output(self, operation, *, channels, height, width):
+        """Return the view of an operation's output that is a feature map in the order of the engine."""
+        shape = self.value(operation.output).shape
+        tensor = self.tensor(operation.output, channels=channels, height=height, width=width)
+        return View(tensor=tensor, index=np.arange(tensor.elements).reshape(shape))
+
+    def _input(self, name):
+        value = self.value(name)
+        if not value.is_quantised:
+            raise Refused(f"Value {name!r} must be int8 or uint8, not {value.dtype}.")
+        if not value.shape or value.shape[0] != 1:
+            raise Refused(f"Value {name!r} has shape {list(value.shape)}: the first dimension must be 1.")
+        shape, matrix = self._input_shape(name)
+        if len(shape) > 4:
+            raise Refused(f"Value {name!r} has {len(shape)} dimensions; the engine has channels, height and width.")
+        if matrix:
+            channels, height = shape[-1], int(np.prod(shape[:-1]))
+            tensor = self.tensor(name, channels=channels, height=height, width=1, matrix=True)
+            return View(tensor=tensor, index=np.arange(tensor.elements).reshape(channels, height).T.reshape(value.shape))
+        channels, *rest = shape[1:] or (1,)
+        height, width = ([1, 1] + rest)[-2:]
+        tensor = self.tensor(name, channels=channels, height=height, width=width)
+        return View(tensor=tensor, index=np.arange(tensor.elements).reshape(value.shape))
+
+    def _input_shape(self, name):
+        """Return the shape in which an input is used, since a plain dense one has any; and whether as the rows of a matrix."""
+        value = self.value(name)
+        shape = value.shape
+        while len(consumers := self._consumers.get(name, ())) == 1:
+            (consumer,) = consumers
+            if consumer.form in ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
+                name = consumer.output
+                shape = self.value(name).shape
+                if not shape or shape[0] != 1:
+                    return value.shape, False
+                continue
+            return shape, consumer.form in ("QLinearMatMul", "QGemm") and int(np.prod(shape[:-1])) > 1
+        return shape, False
+
+
+def sentence(function):
+    """Return what the user reads of a constraint: its docstring on one line."""
+    return " ".join(function.__doc__.split())
+
+
+def read_zero_point(operation, prefix, tensor):
+    """Return the zero point, in the int8 domain, with which ``operation`` reads ``tensor``."""
+    if f"{prefix}_scale" not in operation.operands:
+        return tensor.zero_point
+    zero_point = operation.operands.get(f"{prefix}_zero_point")
+    return (int(zero_point.item()) if zero_point is not None else 0) - (128 if tensor.unsigned else 0)
+
+
+def first_dimension_is_one(operation, features):
+    """The first dimension of every tensor must be 1: the engine runs one inference at a time."""
+    names = (*operation.inputs, *operation.outputs)
+    return all(features.value(name).shape[:1] == (1,) for name in names)
+
+
+def padding(operation, size, kernel, output):
+    """Return kernel, stride, dilation and pads of a two-dimensional window, with automatic padding and rounding up resolved.
+
+    Parameters
+    ----------
+    size, kernel, output : tuple
+        (height, width) of the input, of the kernel, and of the output as ONNX Runtime has it.
+
+    Returns
+    -------
+    stride, dilation : tuple of 2
+    pads : (top, left, bottom, right), such that the output has exactly ``output`` pixels
+    """
+    attributes = operation.attributes
+    rank = len(attributes.get("kernel_shape") or kernel)
+
+    def pair(name):
+        given = tuple(attributes.get(name) or (1,) * rank)
+        return (1,) * (2 - len(given)) + given
+
+    stride, dilation = pair("strides"), pair("dilations")
+    automatic = attributes.get("auto_pad", b"NOTSET").decode()
+    given = tuple(attributes.get("pads") or (0,) * 2 * rank)
+    half = len(given) // 2
+    begins = (0,) * (2 - half) + given[:half]
+    pads = [[], []]
+    for axis in range(2):
+        reach = (output[axis] - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1
+        total = reach - size[axis]
+        if automatic.startswith("SAME"):
+            total = max(total, 0)
+            begin = total // 2 if automatic == "SAME_UPPER" else total - total // 2
+        else:
+            begin = 0 if automatic == "VALID" else begins[axis]
+        pads[0].append(begin)
+        pads[1].append(max(reach - begin - size[axis], 0))
+    return stride, dilation, (*pads[0], *pads[1])

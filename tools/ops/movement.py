@@ -1,0 +1,74 @@
+"""Operations that move elements without computing: the operation that reads them takes them from where they are."""
+
+import numpy as np
+
+from celosia.tools.ops.family import Family, Lowered, Refused, View
+
+__all__ = ["FAMILIES"]
+
+
+def input_is_8_bit(operation, features):
+    """The tensor must be quantised to int8 or uint8."""
+    return len(operation.inputs) == 1 and features.value(operation.inputs[0]).is_quantised
+
+
+def only_spatial(operation, features):
+    """Pad must add a constant to the height and width of a [1, C, H, W] or [1, C, L] tensor."""
+    rank = len(features.value(operation.inputs[0]).shape)
+    pads = operation.operands.get("input_1", operation.attributes.get("pads"))
+    mode = operation.attributes.get("mode", b"constant")
+    if pads is None or mode != b"constant" or "input_3" in operation.operands:
+        return False
+    return rank in (3, 4) and len(pads) == 2 * rank and not any((*pads[:2], *pads[rank : rank + 2])) and min(pads) >= 0
+
+
+def keeps_quantisation(operation, features):
+    """Pad must not change scale and zero point."""
+    operands = operation.operands
+    names = ("scale", "zero_point")
+    return all(np.array_equal(operands.get(f"x_{name}"), operands.get(f"y_{name}")) for name in names)
+
+
+def lower_movement(operation, features):
+    """Lower Reshape, Transpose, …: the same elements, seen in another order."""
+    view = features.view(operation.inputs[0])
+    if view.is_padded:
+        raise Refused("The engine folds Pad into a convolution or pooling only.")
+    index = view.index
+    if operation.form == "Transpose":
+        index = index.transpose(operation.attributes.get("perm"))
+    return Lowered(view=View(tensor=view.tensor, index=index.reshape(features.value(operation.output).shape)))
+
+
+def lower_pad(operation, features):
+    """Lower Pad: the next convolution or pooling reads the value around the map."""
+    view = features.map(operation.inputs[0], "x", operation)
+    if view.is_padded:
+        raise Refused("The engine folds one Pad, not two in a row.")
+    pads = [int(pad) for pad in operation.operands.get("input_1", operation.attributes.get("pads"))]
+    rank = len(pads) // 2
+    top, left = ([0] + pads[2:rank])[-2:]
+    bottom, right = ([0] + pads[rank + 2 :])[-2:]
+    tensor = view.tensor
+    value = np.float32(operation.operands.get("input_2", operation.attributes.get("value", 0.0)))
+    steps = np.rint(value / np.float32(operation.operands["x_scale"].item()))
+    fill = int(np.clip(steps + tensor.zero_point, -128, 127))
+    return Lowered(view=View(tensor=tensor, index=view.index, pads=(top, left, bottom, right), pad_value=fill))
+
+
+FAMILIES = (
+    Family(
+        name="Rearrangement",
+        operators=("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
+        forms=("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"),
+        constraints=(input_is_8_bit,),
+        lower=lower_movement,
+    ),
+    Family(
+        name="Padding",
+        operators=("Pad",),
+        forms=("FloatPad",),
+        constraints=(input_is_8_bit, only_spatial, keeps_quantisation),
+        lower=lower_pad,
+    ),
+)

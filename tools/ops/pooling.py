@@ -1,0 +1,232 @@
+"""Max and average pooling.
+
+Golden: the maximum is exact. ``QLinearGlobalAveragePool`` requantises the integer sum with
+``f32(x_scale / f32(y_scale * pixels))``. ``QLinearAveragePool`` and ``ReduceMean`` add dequantised float32 values, so their result
+can depend on more than the sum where the average lies within a rounding error of a tie: :func:`near_ties` finds those sums.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+
+from celosia.sim.numerics import channel_params
+from celosia.tools.compiler import ir
+from celosia.tools.ops.family import Family, Lowered, Refused, first_dimension_is_one, padding
+from celosia.tools.ops.reference import unary_table
+
+__all__ = ["FAMILIES", "float_error", "near_ties"]
+
+
+def pool_is_flat(operation, features):
+    """Pooling must have one or two spatial dimensions."""
+    return len(features.value(operation.inputs[0]).shape) in (3, 4)
+
+
+def one_output(operation, features):
+    """The indices of the maxima must not be used."""
+    return len(operation.outputs) == 1
+
+
+def input_is_8_bit(operation, features):
+    """The input must be quantised to int8 or uint8."""
+    return features.value(operation.inputs[0]).is_quantised
+
+
+def channels_come_first(operation, features):
+    """The channels must be the second dimension (NCHW)."""
+    return not operation.attributes.get("channels_last", 0)
+
+
+def means_over_the_map(operation, features):
+    """ReduceMean must be over the height and the width, or all the spatial dimensions of the map, with constant axes."""
+    value = features.value(operation.inputs[0])
+    axes = operation.attributes.get("axes")
+    if axes is None:
+        axes = operation.operands.get("input_1", ())
+    return sorted(int(axis) % len(value.shape) for axis in axes) == list(range(2, len(value.shape))) != []
+
+
+def rounds_down(operation, features):
+    """Average pooling must not round its output size up (ceil_mode)."""
+    if not operation.attributes.get("ceil_mode", 0):
+        return True
+    value, result = features.value(operation.inputs[0]), features.value(operation.output)
+    rank = len(value.shape) - 2
+    kernel = operation.attributes["kernel_shape"]
+    strides = operation.attributes.get("strides") or [1] * rank
+    pads = operation.attributes.get("pads") or [0] * 2 * rank
+    sizes = [value.shape[2 + i] + pads[i] + pads[rank + i] - kernel[i] for i in range(rank)]
+    return all(size // stride + 1 == out for size, stride, out in zip(sizes, strides, result.shape[2:]))
+
+
+def float_error(count, scale, output_scale, zero_point, output_zero_point, total):
+    """Bound the error of ONNX Runtime's float32 average, in steps of the output.
+
+    ``total`` is the sum of ``count`` values less the zero point. Each value carries one rounding of the dequantisation and at most
+    ``count`` of the additions; division, requantisation and the zero point add three. The sum of magnitudes is bounded from ``total``
+    and the range of the values.
+    """
+    low, high = -128 - zero_point, 127 - zero_point
+    # The magnitudes are largest when all but one value sit at the ends of their range.
+    negative = np.minimum(0, count * low if low < 0 else 0)
+    magnitude = np.minimum(np.abs(total) - 2 * negative, count * max(abs(low), abs(high)))
+    steps = magnitude * (float(scale) / (float(output_scale) * count))
+    result = np.abs(total) * (float(scale) / (float(output_scale) * count))
+    return ((count + 2) * steps + 3 * result + abs(output_zero_point) + 1) * 2.0**-24
+
+
+def near_ties(count, divisor, scale, output_scale, zero_point, output_zero_point):
+    """Return the possible sums of ``count`` values at which the average is nearer to a tie than float32 arithmetic resolves.
+
+    Sums whose average is far outside int8 are left out: they saturate either way.
+    """
+    total = np.arange(count * (-128 - zero_point), count * (127 - zero_point) + 1, dtype=np.int64)
+    exact = total * (float(scale) / (float(output_scale) * divisor))
+    bound = float_error(divisor, scale, output_scale, zero_point, output_zero_point, total)
+    distance = np.abs(exact - np.floor(exact) - 0.5)
+    inside = np.abs(exact + output_zero_point + 0.5) < 130
+    return total[inside & (distance <= bound + 1e-9)]
+
+
+def average_scale(scale, output_scale, divisor):
+    """Return the float32 factor of a sum over ``divisor`` pixels: the exact quotient, rounded once."""
+    exact = Fraction(float(scale)) / (Fraction(float(output_scale)) * divisor)
+    factor = np.float32(float(exact))
+    channel_params(factor)
+    return factor
+
+
+def _window(operation, view, shape):
+    """Return kernel, stride, dilation and pads of a pooling operator."""
+    tensor = view.tensor
+    kernel = tuple(operation.attributes["kernel_shape"])
+    kernel = (1,) * (2 - len(kernel)) + kernel
+    out = ((1,) + tuple(shape[2:]))[-2:]
+    size = (tensor.height + view.pads[0] + view.pads[2], tensor.width + view.pads[1] + view.pads[3])
+    stride, dilation, pads = padding(operation, size, kernel, out)
+    return kernel, stride, dilation, pads, out
+
+
+def _node(operation, view, output, **fields):
+    ones = np.ones(view.tensor.channels, np.float32)
+    return ir.Pool(
+        name=operation.name,
+        operator=operation.operator,
+        sources=operation.sources,
+        input=view.tensor.name,
+        output=output.tensor.name,
+        **{"scale": ones, **fields},
+    )
+
+
+def lower_max(operation, features):
+    """Lower ``MaxPool``; between scales that differ, a table requantises the maximum."""
+    view = features.map(operation.inputs[0], "x", operation)
+    tensor = view.tensor
+    kernel, stride, dilation, pads, (height, width) = _window(operation, view, features.value(operation.output).shape)
+    if view.is_padded:
+        if view.pad_value != -128:
+            raise Refused("Before MaxPool the engine folds only a Pad with the lowest value.")
+        pads = tuple(inner + outer for inner, outer in zip(pads, view.pads))
+    output = features.output(operation, channels=tensor.channels, height=height, width=width)
+    table = unary_table(operation, features) if operation.form == "FloatMaxPool" else None
+    window = {"kernel": kernel, "stride": stride, "dilation": dilation, "pads": pads}
+    return Lowered(node=_node(operation, view, output, kind="max", zero_point=0, table=table, **window), view=output)
+
+
+def lower_average(operation, features):
+    """Lower ``QLinearAveragePool``: one scale for each number of pixels a window can have."""
+    view = features.map(operation.inputs[0], "x", operation)
+    tensor = view.tensor
+    kernel, stride, dilation, pads, (height, width) = _window(operation, view, features.value(operation.output).shape)
+    if view.is_padded:
+        raise Refused("The engine does not fold a Pad into average pooling.")
+    output = features.output(operation, channels=tensor.channels, height=height, width=width)
+    include = operation.attributes.get("count_include_pad", 0)
+    x_scale, y_scale = (operation.operands[name].item() for name in ("x_scale", "y_scale"))
+    scales, loose = {}, 0
+    for count in sorted(_counts(tensor, kernel, stride, dilation, pads, (height, width))):
+        divisor = kernel[0] * kernel[1] if include else count
+        scales[count] = average_scale(x_scale, y_scale, divisor)
+        loose += len(near_ties(count, divisor, x_scale, y_scale, tensor.zero_point, output.tensor.zero_point))
+    window = {"kernel": kernel, "stride": stride, "dilation": dilation, "pads": pads}
+    node = _node(
+        operation, view, output, kind="average", zero_point=output.tensor.zero_point, scales=scales, **window
+    )
+    return Lowered(node=node, view=output, note=_remark(loose))
+
+
+def lower_global(operation, features):
+    """Lower ``QLinearGlobalAveragePool`` and ``ReduceMean`` over the whole map."""
+    view = features.map(operation.inputs[0], "x", operation)
+    tensor = view.tensor
+    if view.is_padded:
+        raise Refused("The engine does not fold a Pad into average pooling.")
+    output = features.output(operation, channels=tensor.channels, height=1, width=1)
+    x_scale, y_scale = (np.float32(operation.operands[name].item()) for name in ("x_scale", "y_scale"))
+    count = tensor.height * tensor.width
+    note = ""
+    if operation.form == "QLinearGlobalAveragePool":
+        scale = np.float32(x_scale / np.float32(y_scale * np.float32(count)))
+        channel_params(scale)
+    else:
+        scale = average_scale(x_scale, y_scale, count)
+        note = _remark(len(near_ties(count, count, x_scale, y_scale, tensor.zero_point, output.tensor.zero_point)))
+    node = _node(
+        operation,
+        view,
+        output,
+        kind="average",
+        zero_point=output.tensor.zero_point,
+        kernel=(tensor.height, tensor.width),
+        scales={count: scale},
+    )
+    return Lowered(node=node, view=output, note=note)
+
+
+def _counts(tensor, kernel, stride, dilation, pads, out):
+    """Return the numbers of pixels that windows have inside the map."""
+    inside = []
+    for axis, size in enumerate((tensor.height, tensor.width)):
+        start = np.arange(out[axis])[:, None] * stride[axis] - pads[axis]
+        position = start + np.arange(kernel[axis])[None, :] * dilation[axis]
+        inside.append({int(n) for n in ((position >= 0) & (position < size)).sum(1)})
+    return {rows * columns for rows in inside[0] for columns in inside[1]} - {0}
+
+
+def _remark(loose):
+    if not loose:
+        return ""
+    return f"half to even at {loose} sums where ONNX Runtime's float32 additions round either way"
+
+
+FAMILIES = (
+    Family(
+        name="Max pooling",
+        operators=("MaxPool",),
+        forms=("MaxPool", "FloatMaxPool"),
+        constraints=(one_output, input_is_8_bit, pool_is_flat, first_dimension_is_one),
+        lower=lower_max,
+    ),
+    Family(
+        name="Average pooling",
+        operators=("AveragePool", "QLinearAveragePool"),
+        forms=("QLinearAveragePool",),
+        constraints=(pool_is_flat, channels_come_first, rounds_down, first_dimension_is_one),
+        lower=lower_average,
+    ),
+    Family(
+        name="Global average pooling",
+        operators=("GlobalAveragePool", "ReduceMean", "QLinearGlobalAveragePool"),
+        forms=("QLinearGlobalAveragePool",),
+        constraints=(pool_is_flat, channels_come_first, first_dimension_is_one),
+        lower=lower_global,
+    ),
+    Family(
+        name="Mean over the map",
+        operators=("ReduceMean",),
+        forms=("ReduceMean",),
+        constraints=(means_over_the_map, pool_is_flat, first_dimension_is_one),
+        lower=lower_global,
+    ),
+)
