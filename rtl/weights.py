@@ -1,0 +1,139 @@
+"""The row loader: walks weight tiles through the banks of the weight memory into the array's shadow registers.
+
+Bank ``j`` holds rows ``j * load_cycles`` … of a tile and walks them ``j * load_cycles`` cycles after bank 0, so that row ``r``
+reaches the array exactly ``r`` cycles after row 0, in step with the array's wavefront::
+
+    bank 0  |t0 t0 t0 t0|t1 t1 t1 t1|           load_cycles = 4
+    bank 1               |t0 t0 t0 t0|t1 t1 t1 t1|
+
+A walk starts as soon as the shadow registers are free, i.e. the previous tile has been switched in: at most one tile ahead of
+the array.
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
+
+from celosia.rtl.interfaces import WeightReadSignature
+
+__all__ = ["LOAD_LATENCY", "RowLoader", "TileRequest"]
+
+LOAD_LATENCY = 3
+"""Cycles from the start of a walk (``full`` rises one cycle later) to ``load``: address register, block RAM, register."""
+
+
+class TileRequest(data.Struct):
+    """A weight tile to load, for the instruction ``index``. One bit wider than any tile there is."""
+
+    tile: 17
+    index: 16
+
+
+class RowLoader(wiring.Component):
+    """Loads requested tiles, one per ``load_cycles`` cycles at most.
+
+    Parameters
+    ----------
+    cols : int
+        Weights per row.
+    weight_rows : int
+        Banks.
+    load_cycles : int
+        Rows per bank and tile; a power of two, at least 2.
+    weight_tiles : int
+        Tiles in the weight memory.
+
+    Members
+    -------
+    i : In(stream.Signature(TileRequest))
+    read0, read1, … : Out(WeightReadSignature)
+        The banks' read ports.
+    full : Out(1)
+        The shadow registers hold, or are being filled with, a tile that has not been switched in.
+    taken : In(1)
+        The tile is switched in; only while ``full``. The switch must reach the array at least ``LOAD_LATENCY`` cycles later.
+    load, weights : Out
+        To the array.
+    error, error_index : Out
+        The requested tile is beyond the memory; it is not loaded, nor any after it.
+    idle : Out(1)
+        No request is waiting.
+    """
+
+    def __init__(self, *, cols, weight_rows, load_cycles, weight_tiles):
+        if load_cycles < 2:
+            raise ValueError(f"load_cycles must be at least 2, not {load_cycles}")
+        self.cols = cols
+        self.weight_rows = weight_rows
+        self.load_cycles = load_cycles
+        self.weight_tiles = weight_tiles
+        reads = {f"read{bank}": Out(WeightReadSignature(cols=cols)) for bank in range(weight_rows)}
+        super().__init__({
+            "i": In(stream.Signature(TileRequest)),
+            **reads,
+            "full": Out(1),
+            "taken": In(1),
+            "load": Out(1),
+            "weights": Out(data.ArrayLayout(data.ArrayLayout(signed(8), cols), weight_rows)),
+            "error": Out(1),
+            "error_index": Out(16),
+            "idle": Out(1),
+        })
+
+    @property
+    def reads(self):
+        """The banks' read ports, in order."""
+        return [getattr(self, f"read{bank}") for bank in range(self.weight_rows)]
+
+    def elaborate(self, platform):
+        m = Module()
+        waiting, beyond = Signal(), Signal()
+        request = Signal(TileRequest)
+        start, walking, first_ends = Signal(), Signal(), Signal()
+
+        m.d.comb += [
+            start.eq(waiting & ~beyond & ~self.full & (~walking | first_ends)),
+            self.i.ready.eq(~waiting | start),
+            self.error.eq(waiting & beyond),
+            self.error_index.eq(request.index),
+            self.idle.eq(~waiting),
+        ]
+        with m.If(self.i.ready):
+            m.d.sync += [
+                waiting.eq(self.i.valid),
+                request.eq(self.i.payload),
+                beyond.eq(self.i.payload.tile >= self.weight_tiles),
+            ]
+        with m.If(start):
+            m.d.sync += self.full.eq(1)
+        with m.Elif(self.taken):
+            m.d.sync += self.full.eq(0)
+
+        begins, tile = start, request.tile
+        for bank, read in enumerate(self.reads):
+            ends, tile, active = self._walk(m, bank, begins, tile)
+            m.d.comb += read.addr.eq(tile)
+            m.d.sync += Value.cast(self.weights[bank]).eq(Value.cast(read.data))
+            if bank == 0:
+                m.d.comb += [walking.eq(active), first_ends.eq(ends)]
+            begins, tile = ends, tile[exact_log2(self.load_cycles):]
+
+        arriving = Signal(LOAD_LATENCY - 1)
+        m.d.sync += Cat(arriving, self.load).eq(Cat(start, arriving))
+        return m
+
+    def _walk(self, m, bank, begins, tile):
+        """Walk the rows of ``tile`` from the cycle after ``begins``; return the last cycle's flag, the entry and the activity."""
+        active = Signal(name=f"active{bank}")
+        row = Signal(exact_log2(self.load_cycles), name=f"row{bank}")
+        current = Signal(range(self.weight_tiles), name=f"tile{bank}", reset_less=True)
+        ends = Signal(name=f"ends{bank}")
+        m.d.comb += ends.eq(active & row.all())
+        with m.If(begins):
+            m.d.sync += [active.eq(1), row.eq(0), current.eq(tile)]
+        with m.Else():
+            m.d.sync += row.eq(row + 1)
+            with m.If(ends):
+                m.d.sync += active.eq(0)
+        return ends, Cat(row, current), active

@@ -1,0 +1,60 @@
+"""Random instructions that are legal for a configuration, for tests and benches."""
+
+__all__ = ["make", "random_execute"]
+
+from celosia.rtl.isa import Instruction, Opcode
+from celosia.sim.footprint import execute_reads
+
+
+def make(**fields):
+    """Return an EXECUTE with the smallest sizes where nothing is given."""
+    small = {"tile_rows": 1, "tile_cols": 1, "kernel_y": 1, "kernel_x": 1, "blocks": 1, "in_height": 4095, "in_width": 4095}
+    return Instruction(Opcode.EXECUTE, **(small | fields))
+
+
+def random_execute(rng, config, *, pixels=24, passes=12, **fixed):
+    """Draw an EXECUTE of at most about ``pixels × passes`` cycles that stays inside every memory."""
+
+    def upto(limit):
+        return int(rng.integers(1, max(1, limit) + 1))
+
+    while True:
+        cols = upto(pixels if rng.random() < 0.7 else 3)
+        rows = upto(pixels // cols)
+        kernel_y = upto(3)
+        kernel_x = upto(min(3, passes // kernel_y))
+        blocks = upto(passes // (kernel_y * kernel_x))
+        per_block = int(rng.random() < 0.3 and rows * cols * blocks <= config.acc_depth)
+        entries = rows * cols * (blocks if per_block else 1)
+        hold = int(rng.random() < 0.3)
+        tiles = 1 if hold else kernel_y * kernel_x * blocks
+        fields = {
+            "weights": int(rng.integers(0, config.weight_tiles - tiles + 1)),
+            "start": int(rng.integers(0, 1 << 16)) if rng.random() < 0.1 else int(rng.integers(0, config.act_depth)),
+            "y0": int(rng.integers(-3, 4)),
+            "x0": int(rng.integers(-3, 4)),
+            "in_height": upto(12),
+            "in_width": upto(12),
+            "tile_rows": rows, "tile_cols": cols, "kernel_y": kernel_y, "kernel_x": kernel_x, "blocks": blocks,
+            "stride_y": int(rng.integers(0, 4)),
+            "stride_x": int(rng.integers(0, 4)),
+            "dilation_y": int(rng.integers(0, 3)),
+            "dilation_x": int(rng.integers(0, 3)),
+            "row_step": int(rng.integers(0, 40)),
+            "ky_step": int(rng.integers(0, 40)),
+            "block_step": int(rng.integers(0, 60)),
+            "pad": int(rng.integers(-128, 128)),
+            "acc": int(rng.integers(0, config.acc_depth - entries + 1)),
+            "bank": int(rng.integers(0, 2)),
+            "unsigned": int(rng.integers(0, 2)),
+            "hold": hold,
+            "per_block": per_block,
+            "accumulate": int(rng.random() < 0.4),
+            "max": int(rng.random() < 0.3),
+            "signal_load": int(rng.integers(0, 2)),
+            "signal_store": int(rng.integers(0, 2)),
+        }  # fmt: skip
+        instruction = Instruction(Opcode.EXECUTE, **(fields | fixed))
+        address, inside = execute_reads(instruction)
+        if not inside.any() or address[inside].max() < config.act_depth:
+            return instruction
