@@ -1,0 +1,265 @@
+"""The register map and the host's address space, as data, and the register bank made from it.
+
+RTL, driver, C header and documentation read :data:`REGISTERS` and :data:`WINDOWS`; nothing else spells an offset. The vocabulary is
+that of `amaranth-soc`: *R* the host reads what the engine shows, *W* the host writes and the engine sees it for one cycle, *RW* the
+bank keeps what the host writes, *RW1C* the engine sets bits and the host clears those it writes as one.
+"""
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from amaranth.hdl import *
+from amaranth.lib import data, enum, wiring
+from amaranth.lib.wiring import In, Out
+
+from celosia.rtl.isa import ISA_VERSION, TOKEN_BITS, Unit
+
+__all__ = ["ADDRESS_BITS", "ID", "REGISTERS", "WINDOWS", "WINDOW_BITS", "Access", "CsrBank", "CsrBusSignature", "CsrField",
+           "Register", "Window", "identity"]  # fmt: skip
+
+ID = int.from_bytes(b"CELO", "little")
+"""Value of the ID register."""
+
+ADDRESS_BITS = 23
+"""Width of a byte address of the host port."""
+
+WINDOW_BITS = 20
+"""log2 of a window's bytes."""
+
+
+class Access(enum.Enum):
+    """What the host may do with a register."""
+
+    R = "R"
+    W = "W"
+    RW = "RW"
+    RW1C = "RW1C"
+
+
+@dataclass(frozen=True)
+class CsrField:
+    """Bits ``offset`` … ``offset + width - 1`` of a register."""
+
+    name: str
+    offset: int
+    width: int
+    doc: str
+
+
+@dataclass(frozen=True)
+class Register:
+    """A 32-bit register at byte ``offset`` of the CSR window; bits of no field read as zero and ignore writes."""
+
+    name: str
+    offset: int
+    access: Access
+    fields: tuple
+    doc: str
+
+    @property
+    def layout(self):
+        """The register as a 32-bit Amaranth layout."""
+        return data.FlexibleLayout(32, {field.name: data.Field(field.width, field.offset) for field in self.fields})
+
+    def unpack(self, value):
+        """Return the fields of the integer ``value`` as a dict."""
+        return {field.name: value >> field.offset & (1 << field.width) - 1 for field in self.fields}
+
+    def pack(self, **values):
+        """Return the integer with the given fields, the others zero; raise :exc:`ValueError` if one is unknown or too large."""
+        word, known = 0, {field.name: field for field in self.fields}
+        for name, value in values.items():
+            if name not in known or not 0 <= value < 1 << known[name].width:
+                raise ValueError(f"{self.name}.{name} must be a field that holds {value!r}")
+            word |= value << known[name].offset
+        return word
+
+
+@dataclass(frozen=True)
+class Window:
+    """One MiB of the host's byte addresses."""
+
+    name: str
+    number: int
+    doc: str
+
+    @property
+    def base(self):
+        return self.number << WINDOW_BITS
+
+
+WINDOWS = MappingProxyType({
+    window.name: window
+    for window in (
+        Window("csr", 0, "control and status registers"),
+        Window("program", 1, "instructions, 32 bytes each"),
+        Window("weights", 2, "weight memory: weight_rows x cols bytes an entry"),
+        Window("params", 3, "channel parameters: lanes x 8 bytes an entry"),
+        Window("tables", 4, "activation tables, 256 bytes each"),
+        Window("activations", 5, "activation memory: rows bytes a word"),
+    )
+})  # fmt: skip
+
+
+def _whole(doc):
+    return (CsrField("value", 0, 32, doc),)
+
+
+def _bytes(*names):
+    return tuple(CsrField(name, 8 * n, 8, f"knob ``{name}``") for n, name in enumerate(names))
+
+
+_UNITS = tuple(unit for unit in Unit if unit is not Unit.SEQUENCER)
+_EVENTS = (CsrField("done", 0, 1, "the program has ended"), CsrField("error", 1, 1, "the engine has stopped with an error"))
+
+
+def _registers():
+    R, W, RW, RW1C = Access.R, Access.W, Access.RW, Access.RW1C
+    yield "ID", R, _whole("ASCII ``CELO``"), "Says that a Celosia engine is here."
+    yield "VERSION", R, _whole("version"), "Version of the instruction set."
+    yield "DIGEST", R, _whole("digest"), "Fingerprint of the configuration; a program carries that of the engine it was compiled for."
+    yield "CONFIG_ARRAY", R, _bytes("rows", "cols", "weight_rows", "lanes"), "Shape of the array."
+    yield "CONFIG_UNITS", R, _bytes("act_banks", "tables", "queue_depth", "unfold_streams"), "Sizes around the array."
+    for name, knob in (("ACT", "act_depth"), ("WEIGHTS", "weight_tiles"), ("ACC", "acc_depth"), ("PARAMS", "param_depth"),
+                       ("PROGRAM", "program_depth")):  # fmt: skip
+        yield f"CONFIG_{name}", R, (CsrField(knob, 0, 32, f"knob ``{knob}``"),), "Depth of a memory."
+    yield "CONTROL", W, (
+        CsrField("start", 0, 1, "doorbell: run the program from PROGRAM_START; ignored while busy"),
+        CsrField("reset", 1, 1, "stop, empty the queues, forget the tokens and clear STATUS and ERROR"),
+    ), "Commands."  # fmt: skip
+    yield "STATUS", R, (
+        CsrField("busy", 0, 1, "a program runs"),
+        CsrField("done", 1, 1, "the last program has ended"),
+        CsrField("error", 2, 1, "the last program was stopped, see ERROR"),
+    ), "State of the engine."  # fmt: skip
+    yield "ERROR", R, (
+        CsrField("code", 0, 8, "an ``ErrorCode``"),
+        CsrField("unit", 8, 2, "the ``Unit`` that met it"),
+        CsrField("index", 16, 16, "index of the instruction"),
+    ), "The first error since the last start."  # fmt: skip
+    yield "IRQ_ENABLE", RW, _EVENTS, "Events that raise the interrupt line."
+    yield "IRQ_STATUS", RW1C, _EVENTS, "Events that have happened; write one to clear."
+    yield "PROGRAM_START", RW, (CsrField("index", 0, 16, "instruction"),), "Index of a program's first instruction."
+    yield "CYCLES", R, _whole("cycles"), "Cycles from the doorbell to done, or so far."
+    yield "INSTRUCTIONS", R, _whole("instructions"), "Instructions fetched, END included."
+    for unit in _UNITS:
+        name = unit.name.lower()
+        yield f"{unit.name}_BUSY", R, _whole("cycles"), f"Cycles in which the {name} unit worked."
+        yield f"{unit.name}_WAIT", R, _whole("cycles"), f"Cycles in which the {name} unit was free and its next instruction waited for tokens."
+        yield f"{unit.name}_STALL", R, _whole("cycles"), f"Cycles in which the {name} unit had work but could not go on."
+    for unit in _UNITS:
+        name = unit.name.lower()
+        yield f"{unit.name}_QUEUE", R, (
+            CsrField("index", 0, 16, "instruction at the queue's head"),
+            CsrField("waiting", 16, 1, "the head waits for tokens"),
+            CsrField("issued", 17, 1, "the head has its tokens and waits for the unit"),
+            CsrField("active", 18, 1, "the unit has not finished what it took"),
+        ), f"Queue in front of the {name} unit."  # fmt: skip
+    for unit in _UNITS:
+        yield f"{unit.name}_TOKENS", R, tuple(
+            CsrField(other.name.lower(), TOKEN_BITS * n, TOKEN_BITS, f"sent by the {other.name.lower()} unit and not yet taken")
+            for n, other in enumerate(_UNITS)
+            if other is not unit
+        ), f"Token counters towards the {unit.name.lower()} unit."  # fmt: skip
+
+
+REGISTERS = MappingProxyType({
+    name: Register(name, 4 * number, access, fields, doc) for number, (name, access, fields, doc) in enumerate(_registers())
+})  # fmt: skip
+"""Registers by name, in the order of their offsets."""
+
+
+def identity(config):
+    """Return the values of the constant registers of an engine, by register name; what a driver compares."""
+    constants = {"ID": ID, "VERSION": ISA_VERSION, "DIGEST": config.digest}
+    for register in REGISTERS.values():
+        if register.name.startswith("CONFIG_"):
+            constants[register.name] = register.pack(**{field.name: getattr(config, field.name) for field in register.fields})
+    return constants
+
+
+class CsrBusSignature(wiring.Signature):
+    """Access to a register bank, from the master's side.
+
+    ``we`` writes the bytes of ``sel`` of register number ``addr``; ``re`` reads it, ``r_data`` follows one cycle later and stays until
+    the next ``re``. ``mapped`` says in the same cycle whether there is a register at ``addr``.
+    """
+
+    def __init__(self, *, addr_width):
+        super().__init__({
+            "addr": Out(addr_width),
+            "we": Out(1),
+            "re": Out(1),
+            "sel": Out(4),
+            "w_data": Out(32),
+            "r_data": In(32),
+            "mapped": In(1),
+        })
+
+
+class CsrBank(wiring.Component):
+    """The registers of a map.
+
+    Parameters
+    ----------
+    registers : iterable of :class:`Register`
+        At most one per offset.
+    constants : mapping of str to int
+        Values of R registers that never change; these have no port.
+
+    Members
+    -------
+    bus : ``In(CsrBusSignature)``
+        The host's side.
+    (register name in lower case) : ``In`` for R, ``Out`` for the others, of the register's layout
+        R: sampled when read. W: what the host writes, during one cycle, zero otherwise. RW, RW1C: the present value.
+    (register name)_set : ``In``, RW1C only
+        Bits to set; setting wins over clearing in the same cycle.
+    """
+
+    def __init__(self, *, registers=tuple(REGISTERS.values()), constants=MappingProxyType({})):
+        self.registers = tuple(registers)
+        self.constants = dict(constants)
+        offsets = [register.offset for register in self.registers]
+        if len(set(offsets)) != len(offsets) or any(offset % 4 for offset in offsets):
+            raise ValueError(f"offsets must be different multiples of four, not {offsets}")
+        members = {"bus": In(CsrBusSignature(addr_width=(max(offsets) // 4).bit_length()))}
+        for register in self.registers:
+            name = register.name.lower()
+            if register.name not in self.constants:
+                members[name] = (In if register.access is Access.R else Out)(register.layout)
+            if register.access is Access.RW1C:
+                members[f"{name}_set"] = In(register.layout)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        bus = self.bus
+        select = Cat(bit.replicate(8) for bit in bus.sel)
+        written = bus.w_data & select
+
+        with m.Switch(bus.addr):
+            for register in self.registers:
+                fields = sum((1 << field.width) - 1 << field.offset for field in register.fields)
+                constant = register.name in self.constants
+                port = Const(self.constants[register.name], 32) if constant else getattr(self, register.name.lower()).as_value()
+                with m.Case(register.offset // 4):
+                    m.d.comb += bus.mapped.eq(1)
+                    if register.access is not Access.W:
+                        with m.If(bus.re):
+                            m.d.sync += bus.r_data.eq(port & fields)
+                    with m.If(bus.we):
+                        if register.access is Access.W:
+                            m.d.comb += port.eq(written & fields)
+                        elif register.access is Access.RW:
+                            m.d.sync += port.eq((port & ~select | written) & fields)
+                        elif register.access is Access.RW1C:
+                            m.d.sync += port.eq(port & ~written)
+        for register in self.registers:
+            if register.access is Access.RW1C:
+                port, to_set = getattr(self, register.name.lower()).as_value(), getattr(self, f"{register.name.lower()}_set").as_value()
+                # The statement above is conditional, so setting is repeated here for every bit: later statements win.
+                for bit, set_bit in zip(port, to_set):
+                    with m.If(set_bit):
+                        m.d.sync += bit.eq(1)
+        return m
