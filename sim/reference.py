@@ -8,8 +8,9 @@ import numpy as np
 
 from celosia.sim.numerics import add_residual, channel_params, requantize
 from celosia.tools.compiler import ir
+from celosia.tools.ops.pooling import near_ties
 
-__all__ = ["from_onnx", "run", "to_onnx"]
+__all__ = ["from_onnx", "run", "ties", "to_onnx"]
 
 
 def run(graph, inputs, *, watch=None):
@@ -98,13 +99,45 @@ def _convolution(node, x, zero_point):
     return acc + node.bias.astype(np.int64)[:, None, None]
 
 
+def ties(graph, node, x):
+    """Return where an average lies so near to a tie that ONNX Runtime's float32 additions may round it either way.
+
+    Parameters
+    ----------
+    graph : ir.Graph
+    node : ir.Pool
+    x : int8 ``[inferences, channels, height, width]``
+        The input of ``node``.
+
+    Returns
+    -------
+    bool array shaped like the output; all False for what ONNX Runtime sums in integers
+    """
+    zero_point = graph.tensors[node.input].zero_point
+    made = graph.tensors[node.output]
+    found = np.zeros((len(x), made.channels, made.height, made.width), bool)
+    if node.kind == "average" and not node.operator.endswith("GlobalAveragePool"):
+        total, count = _sums(node, x, zero_point)
+        for n, scale in node.scales.items():
+            here = near_ties(n, scale, zero_point, node.zero_point)
+            found[:, :, count == n] = np.isin(total[:, :, count == n], here)
+    return found
+
+
 def _pooling(node, x, zero_point):
-    window = node.kernel, node.stride, node.dilation, node.pads
     if node.kind == "max":
-        return _requantize(node, _windows(x, *window, -128).max((4, 5)).astype(np.int64), node.scale)
-    total = _windows(x.astype(np.int64) - zero_point, *window, 0).sum((4, 5))
-    count = _windows(np.ones((1, 1, *x.shape[2:]), np.int64), *window, 0).sum((4, 5))[0, 0]
+        window = _windows(x, node.kernel, node.stride, node.dilation, node.pads, -128)
+        return _requantize(node, window.max((4, 5)).astype(np.int64), node.scale)
+    total, count = _sums(node, x, zero_point)
     result = np.empty(total.shape, np.int8)
     for n, scale in node.scales.items():
         result[:, :, count == n] = _requantize(node, total[:, :, count == n][..., None], np.float32(scale))[..., 0]
     return result
+
+
+def _sums(node, x, zero_point):
+    """Return the sum of each window less the zero point, and how many of its pixels lie inside the map."""
+    window = node.kernel, node.stride, node.dilation, node.pads
+    total = _windows(x.astype(np.int64) - zero_point, *window, 0).sum((4, 5))
+    count = _windows(np.ones((1, 1, *x.shape[2:]), np.int64), *window, 0).sum((4, 5))[0, 0]
+    return total, count

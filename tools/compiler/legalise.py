@@ -65,7 +65,7 @@ def legalise(source):
     operations = []
     islands = _Islands(model, values, constants)
     for node in model.graph.node:
-        if all(name in constants for name in node.output):
+        if all(name in constants for name in node.output if name):
             continue
         operation = islands.find(node) if node.op_type == "QuantizeLinear" else None
         operation = operation or _single(node, constants)

@@ -38,7 +38,7 @@ def partition(graph, quantised):
         Its segments are :class:`~celosia.tools.program.HostSegment` and :class:`~celosia.tools.compiler.ir.Graph`.
     """
     host, engine = _needed(graph, quantised.decisions)
-    done, segments = set(graph.inputs), []
+    done, segments = set(graph.inputs) | set(_constant(graph)), []
     while host or engine:
         progress = False
         for side, make in ((host, _host_segment), (engine, _engine_segment)):
@@ -83,7 +83,7 @@ def _needed(graph, decisions):
     while waiting:
         name, for_engine = waiting.pop()
         decision = by_output.get(name)
-        if decision is None:
+        if decision is None or (not decision.operation.inputs and name not in graph.outputs):
             continue
         # What the engine reads of the engine lies as its readers expect; the host needs the plain order.
         on_engine = decision.lowered is not None and not decision.is_view and (for_engine or decision.lowered.view.is_plain)
@@ -93,6 +93,14 @@ def _needed(graph, decisions):
             side[place] = _Item(decision.operation, decision, decision.lowered.node if on_engine else None)
             waiting.extend((name, on_engine) for name in _reads(side[place]))
     return [host[place] for place in sorted(host)], [engine[place] for place in sorted(engine)]
+
+
+def _constant(graph):
+    """Return the operations that read no tensor by output: each host segment that reads one computes it again.
+
+    ONNX Runtime must see them next to their readers, for it chooses its float kernels by what is constant.
+    """
+    return {name: operation for operation in graph.operations if not operation.inputs for name in operation.outputs}
 
 
 def _ready(items, done):
@@ -119,15 +127,23 @@ def _engine_segment(graph, items, wanted, position, tensors):
 
 def _host_segment(graph, items, wanted, position, tensors):
     """Return a model of the items' ONNX nodes, each once."""
-    nodes, seen = [], set()
+    constant = _constant(graph)
+    found = {}
+
+    def include(operation):
+        for node in operation.nodes:
+            if node.output[0] not in found:
+                for name in node.input:
+                    if name in constant:
+                        include(constant[name])
+                found[node.output[0]] = node
+
     for item in items:
-        for node in item.operation.nodes:
-            if node.output[0] not in seen:
-                seen.add(node.output[0])
-                nodes.append(node)
+        include(item.operation)
+    nodes = list(found.values())
     names = {name for node in nodes for name in node.input}
     produced = {name for node in nodes for name in node.output}
-    inputs = [name for name in graph.values if name in names and name not in produced]
+    inputs = [name for name in graph.values if name in names and name not in produced and name not in graph.constants]
     outputs = [name for item in items for name in item.operation.outputs if name in wanted]
     model = onnx.ModelProto()
     model.CopyFrom(graph.header)

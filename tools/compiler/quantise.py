@@ -58,7 +58,7 @@ def _lower(operation, features):
 
 def _why_not(operation, features):
     """Return the sentence for an operation that no family takes."""
-    operator = operation.operator
+    operator = operation.operator.removeprefix("QLinear")
     types = [features.value(name).dtype for name in (*operation.inputs, *operation.outputs) if name in features.graph.values]
     if operation.form in ("QuantizeLinear", "DequantizeLinear"):
         return "Quantisation between float and integer tensors is done on the host."

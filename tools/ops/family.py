@@ -93,10 +93,11 @@ class Lowered:
 
 @dataclass(kw_only=True, eq=False)
 class Features:
-    """The values the engine has so far: :class:`View` by name. Others become inputs of the engine when they are asked for."""
+    """The values the engine has so far: :class:`View` by name. Others become ``inputs`` of the engine when they are asked for."""
 
     graph: object
     views: dict = field(default_factory=dict)
+    inputs: set = field(default_factory=set)
 
     def __post_init__(self):
         self._consumers = self.graph.consumers()
@@ -114,12 +115,15 @@ class Features:
         """
         if name not in self.views:
             self.views[name] = self._input(name)
+            self.inputs.add(name)
         return self.views[name]
 
     def map(self, name, prefix, operation):
         """Return the view of ``name``, which has to be a whole feature map with the zero point ``operation`` reads it with."""
         view = self.view(name)
-        if not view.is_map:
+        size = view.tensor.channels, view.tensor.height, view.tensor.width
+        shape = self.value(name).shape[1:]
+        if not view.is_map or (shape if len(shape) == 3 else (*shape[:1], 1, *shape[1:])) != size:
             raise Refused("The engine reads feature maps as they were computed, and this input is a rearranged one.")
         if read_zero_point(operation, prefix, view.tensor) != view.tensor.zero_point:
             raise Refused("The engine reads a tensor with the zero point it was quantised with.")

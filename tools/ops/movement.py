@@ -37,7 +37,10 @@ def lower_movement(operation, features):
     index = view.index
     if operation.form == "Transpose":
         index = index.transpose(operation.attributes.get("perm"))
-    return Lowered(view=View(tensor=view.tensor, index=index.reshape(features.value(operation.output).shape)))
+    moved = View(tensor=view.tensor, index=index.reshape(features.value(operation.output).shape))
+    if view.tensor.name in features.inputs and not (moved.is_map or moved.is_rows):
+        raise Refused("What comes from the host is rearranged there.")
+    return Lowered(view=moved)
 
 
 def lower_pad(operation, features):

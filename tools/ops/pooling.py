@@ -59,33 +59,31 @@ def rounds_down(operation, features):
     return all(size // stride + 1 == out for size, stride, out in zip(sizes, strides, result.shape[2:]))
 
 
-def float_error(count, scale, output_scale, zero_point, output_zero_point, total):
+def float_error(total, count, factor, zero_point, output_zero_point):
     """Bound the error of ONNX Runtime's float32 average, in steps of the output.
 
-    ``total`` is the sum of ``count`` values less the zero point. Each value carries one rounding of the dequantisation and at most
-    ``count`` of the additions; division, requantisation and the zero point add three. The sum of magnitudes is bounded from ``total``
-    and the range of the values.
+    ``total`` is the sum of ``count`` values less the zero point, and ``factor`` what takes it to steps of the output. Each value
+    carries one rounding of the dequantisation and at most ``count`` of the additions; division, requantisation and the zero
+    point add three, ``factor`` itself one. The sum of magnitudes is bounded from ``total`` and the range of the values.
     """
     low, high = -128 - zero_point, 127 - zero_point
-    # The magnitudes are largest when all but one value sit at the ends of their range.
-    negative = np.minimum(0, count * low if low < 0 else 0)
-    magnitude = np.minimum(np.abs(total) - 2 * negative, count * max(abs(low), abs(high)))
-    steps = magnitude * (float(scale) / (float(output_scale) * count))
-    result = np.abs(total) * (float(scale) / (float(output_scale) * count))
-    return ((count + 2) * steps + 3 * result + abs(output_zero_point) + 1) * 2.0**-24
+    # With total = positive - negative, negative is at most count * -low, and the magnitudes sum to total + 2 * negative.
+    magnitude = np.minimum(np.abs(total) + 2 * count * min(-low, high), count * max(-low, high))
+    result = np.abs(total) * factor
+    return ((count + 2) * magnitude * factor + 4 * result + abs(output_zero_point) + 1) * 2.0**-24
 
 
-def near_ties(count, divisor, scale, output_scale, zero_point, output_zero_point):
+def near_ties(count, factor, zero_point, output_zero_point):
     """Return the possible sums of ``count`` values at which the average is nearer to a tie than float32 arithmetic resolves.
 
     Sums whose average is far outside int8 are left out: they saturate either way.
     """
+    factor = float(factor)
     total = np.arange(count * (-128 - zero_point), count * (127 - zero_point) + 1, dtype=np.int64)
-    exact = total * (float(scale) / (float(output_scale) * divisor))
-    bound = float_error(divisor, scale, output_scale, zero_point, output_zero_point, total)
+    exact = total * factor
     distance = np.abs(exact - np.floor(exact) - 0.5)
     inside = np.abs(exact + output_zero_point + 0.5) < 130
-    return total[inside & (distance <= bound + 1e-9)]
+    return total[inside & (distance <= float_error(total, count, factor, zero_point, output_zero_point))]
 
 
 def average_scale(scale, output_scale, divisor):
@@ -148,7 +146,7 @@ def lower_average(operation, features):
     for count in sorted(_counts(tensor, kernel, stride, dilation, pads, (height, width))):
         divisor = kernel[0] * kernel[1] if include else count
         scales[count] = average_scale(x_scale, y_scale, divisor)
-        loose += len(near_ties(count, divisor, x_scale, y_scale, tensor.zero_point, output.tensor.zero_point))
+        loose += len(near_ties(count, scales[count], tensor.zero_point, output.tensor.zero_point))
     window = {"kernel": kernel, "stride": stride, "dilation": dilation, "pads": pads}
     node = _node(
         operation, view, output, kind="average", zero_point=output.tensor.zero_point, scales=scales, **window
@@ -171,7 +169,7 @@ def lower_global(operation, features):
         channel_params(scale)
     else:
         scale = average_scale(x_scale, y_scale, count)
-        note = _remark(len(near_ties(count, count, x_scale, y_scale, tensor.zero_point, output.tensor.zero_point)))
+        note = _remark(len(near_ties(count, scale, tensor.zero_point, output.tensor.zero_point)))
     node = _node(
         operation,
         view,
