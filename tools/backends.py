@@ -1,0 +1,96 @@
+"""What runs an engine program: the golden executor, or the RTL in a simulator behind the host driver."""
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+
+from celosia.sim.executor import Executor
+from celosia.tools.report import Event
+
+__all__ = ["BACKENDS", "create_backend"]
+
+BACKENDS = ("verilator", "icarus", "golden")
+GOLDEN_BATCH = 16
+SHARED = 2_000_000
+"""Multiply-accumulates times inferences from which a second simulator is worth its start."""
+
+
+def create_backend(kind, config, program, *, workers=None):
+    """Return a backend with ``program`` loaded; ``workers`` simulators share the inferences."""
+    if kind == "golden":
+        return Golden(config, program)
+    return Simulated(kind, config, program, workers)
+
+
+class Golden:
+    """:class:`celosia.sim.executor.Executor`, some inferences at a time."""
+
+    def __init__(self, config, program):
+        self.executor = Executor(config, program)
+
+    def run(self, feed, progress):
+        """Run every inference.
+
+        Parameters
+        ----------
+        feed : dict of name to array
+            ``[inferences, *port shape]``.
+        progress : callable
+            Called with the number of inferences just finished.
+
+        Returns
+        -------
+        outputs : dict of name to array, as ``feed``
+        cycles : int or None
+            Of one inference; None where time does not exist.
+        events : list of Event
+            What the units did in the first inference.
+        """
+        count = len(next(iter(feed.values())))
+        parts = []
+        for start in range(0, count, GOLDEN_BATCH):
+            part = {name: array[start : start + GOLDEN_BATCH] for name, array in feed.items()}
+            parts.append(self.executor.run(part))
+            progress(min(GOLDEN_BATCH, count - start))
+        return _join(parts), None, []
+
+
+class Simulated:
+    """The RTL behind :class:`celosia.tools.driver.Driver`; each simulator is a process or library of its own, so threads suffice."""
+
+    def __init__(self, kind, config, program, workers):
+        self.kind, self.config, self.program, self.workers = kind, config, program, workers
+
+    def run(self, feed, progress):
+        """Run every inference; see :meth:`Golden.run`."""
+        count = len(next(iter(feed.values())))
+        macs = sum(layer.macs for layer in self.program.layers)
+        workers = self.workers or (2 if count > 1 and macs * count > SHARED else 1)
+        bounds = [count * n // workers for n in range(workers + 1)]
+        spans = [(start, end) for start, end in pairwise(bounds) if start < end]
+        with ThreadPoolExecutor(max_workers=len(spans)) as pool:
+            parts = list(pool.map(lambda span: self._run_span(feed, *span, progress), spans))
+        outputs = _join([{name: np.stack(arrays) for name, arrays in part[0].items()} for part in parts])
+        return outputs, max(part[1] for part in parts), parts[0][2]
+
+    def _run_span(self, feed, start, end, progress):
+        from celosia.tools.driver import Driver, create_transport
+
+        outputs, cycles, events = {}, 0, []
+        with create_transport(self.kind, self.config) as transport:
+            driver = Driver(transport, self.config)
+            driver.load(self.program)
+            for n in range(start, end):
+                result, stats = driver.run({name: array[n] for name, array in feed.items()})
+                for name, array in result.items():
+                    outputs.setdefault(name, []).append(array)
+                cycles = max(cycles, stats.cycles)
+                if n == 0:
+                    events = [Event(*event) for event in stats.events]
+                progress(1)
+        return outputs, cycles, events
+
+
+def _join(parts):
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

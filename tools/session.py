@@ -1,0 +1,198 @@
+"""Running a compiled model from Python, with the feel of ``onnxruntime.InferenceSession``."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from celosia.rtl.config import EngineConfig
+from celosia.tools.backends import BACKENDS, create_backend
+from celosia.tools.compiler.importer import session_options
+from celosia.tools.compiler.pipeline import compile_model
+from celosia.tools.errors import BadConfig, BadInput
+from celosia.tools.program import EngineSegment, Model
+from celosia.tools.report import Report
+
+__all__ = ["InferenceSession", "NodeArg", "engine_config"]
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output of the model, as ONNX Runtime describes it."""
+
+    name: str
+    type: str
+    shape: list
+
+
+def engine_config(engine):
+    """Return the :class:`EngineConfig` of a preset's name, a JSON file's, or itself.
+
+    Raises
+    ------
+    BadConfig
+        If there is no such engine.
+    """
+    if isinstance(engine, EngineConfig):
+        return engine
+    try:
+        return EngineConfig.load(str(engine))
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
+
+
+class InferenceSession:
+    """A model on an engine.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        An ONNX file, a file of `celosia compile`, or a compiled model.
+    engine : str or EngineConfig
+        A preset's name or a JSON file.
+    on : str
+        ``"verilator"`` or ``"icarus"`` simulate the RTL; ``"golden"`` computes the same integers without time.
+    options : CompilerOptions, optional
+        How to compile an ONNX file.
+    keep : iterable of str
+        Values of the ONNX file that become outputs as well.
+    workers : int, optional
+        Simulators that share the inferences; chosen from their number where not given.
+
+    Raises
+    ------
+    CelosiaError
+        If the model cannot be read or compiled, or was compiled for another engine.
+    """
+
+    def __init__(self, model, engine="mac256", on="verilator", *, options=None, keep=(), workers=None):
+        self.config = engine_config(engine)
+        if on not in BACKENDS:
+            raise BadConfig(f"on must be one of {', '.join(BACKENDS)}, not {on!r}")
+        self.on = on
+        self.workers = workers
+        self.model = model if isinstance(model, Model) else open_model(model, self.config, options, keep)
+        self._report = None
+
+    def get_inputs(self):
+        """Return the :class:`NodeArg` of each input."""
+        return [_node_arg(value) for value in self.model.inputs]
+
+    def get_outputs(self):
+        """Return the :class:`NodeArg` of each output."""
+        return [_node_arg(value) for value in self.model.outputs]
+
+    @property
+    def report(self):
+        """The :class:`~celosia.tools.report.Report` of the last run; None before the first."""
+        return self._report
+
+    def run(self, output_names, input_feed, *, progress=None):
+        """Run the model.
+
+        Parameters
+        ----------
+        output_names : list of str or None
+            Which outputs to return; None for all, in the model's order.
+        input_feed : dict of name to array
+            The first dimension is the number of inferences; the others are the input's.
+        progress : callable, optional
+            Called with the number of inferences that have just been finished on the engine.
+
+        Returns
+        -------
+        list of array
+            The first dimension is the number of inferences.
+
+        Raises
+        ------
+        BadInput
+            If an input is missing, unknown, or has another shape or type than the model's.
+        EngineError
+            If the engine stops with an error.
+        """
+        known = [name for name, _, _ in self.model.outputs]
+        names = known if output_names is None else list(output_names)
+        for name in names:
+            if name not in known:
+                raise BadInput(name, f"is not an output of the model (outputs: {', '.join(known)})")
+        values, count = check_feed(self.model, input_feed)
+        report = Report(
+            model=self.model.source, engine=self.config.name, backend=self.on, inferences=count, peak=self.config.macs
+        )
+        for segment in self.model.segments:
+            if isinstance(segment, EngineSegment):
+                values |= self._run_engine(segment.program, values, count, report, progress)
+            else:
+                values |= run_host(segment, values, count)
+                report.add_host(segment)
+        self._report = report
+        return [_merge(values[name]) for name in names]
+
+    def _run_engine(self, program, values, count, report, progress):
+        feed = {port.name: values[port.name].reshape(count, *port.shape) for port in program.inputs}
+        backend = create_backend(self.on, self.config, program, workers=self.workers)
+        outputs, cycles, events = backend.run(feed, progress or (lambda done: None))
+        report.add_program(program, cycles, events)
+        return {port.name: outputs[port.name].reshape(count, 1, *port.shape) for port in program.outputs}
+
+
+def open_model(path, config, options=None, keep=()):
+    """Compile an ONNX file, or read what `celosia compile` wrote."""
+    return compile_model(path, config, options, keep=keep)
+
+
+def run_host(segment, values, count):
+    """Run a host segment ``count`` times; ``values`` and the result are arrays ``[count, …]`` by name."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(segment.onnx, session_options(), providers=["CPUExecutionProvider"])
+    names = list(segment.outputs)
+    results = [session.run(names, {name: values[name][n] for name in segment.inputs}) for n in range(count)]
+    return {name: np.stack([result[index] for result in results]) for index, name in enumerate(names)}
+
+
+def check_feed(model, feed):
+    """Check the arrays against the model's inputs.
+
+    Returns
+    -------
+    dict, int
+        Arrays ``[inferences, *shape with batch]`` by name, and the number of inferences.
+
+    Raises
+    ------
+    BadInput
+    """
+    known = [name for name, _, _ in model.inputs]
+    for name in feed:
+        if name not in known:
+            raise BadInput(name, f"is not an input of the model (inputs: {', '.join(known)})")
+    checked, count = {}, None
+    for name, dtype, shape in model.inputs:
+        if name not in feed:
+            raise BadInput(name, f"is missing; given: {', '.join(feed) or 'none'}")
+        array = np.asarray(feed[name])
+        if array.dtype.name != dtype:
+            raise BadInput(name, f"must be {dtype}, not {array.dtype.name}")
+        batch, rest = (shape[0], tuple(shape[1:])) if shape else (1, ())
+        if array.ndim != len(shape) or array.shape[1:] != rest or array.shape[0] % batch:
+            wanted = ", ".join(["inferences" if batch == 1 else f"{batch} × inferences", *map(str, rest)])
+            raise BadInput(name, f"must have shape [{wanted}], not {list(array.shape)}")
+        inferences = array.shape[0] // batch
+        if not inferences:
+            raise BadInput(name, "holds no inference")
+        if count not in (None, inferences):
+            raise BadInput(name, f"holds {inferences} inferences, but {known[0]!r} holds {count}")
+        count = inferences
+        checked[name] = np.ascontiguousarray(array).reshape(count, batch, *rest)
+    return checked, count
+
+
+def _merge(values):
+    """``[inferences, batch, …]`` to ``[inferences · batch, …]``."""
+    return values.reshape(-1, *values.shape[2:]) if values.ndim > 1 else values
+
+
+def _node_arg(value):
+    name, dtype, shape = value
+    return NodeArg(name, f"tensor({'float' if dtype == 'float32' else dtype})", list(shape))
