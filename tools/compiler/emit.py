@@ -1,0 +1,148 @@
+"""Pass 'emit': turn steps into instructions and constants into memory images, and hand them to instruction sinks."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from celosia.rtl.isa import Instruction, Opcode
+from celosia.tools.compiler.constants import ParamImage, TableImage, WeightImage
+from celosia.tools.compiler.ir import Conv
+from celosia.tools.compiler.sinks import BinarySink
+from celosia.tools.compiler.tokens import add_tokens
+from celosia.tools.errors import DoesNotFit
+from celosia.tools.program import Layer, Port, Program
+
+__all__ = ["Emission", "emit"]
+
+WORD_MASK = 0xFFFF
+BYTE_MASK = 0xFFFFF
+INSTRUCTION_BYTES = 32
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Emission:
+    """The program, its instructions and the allocation they were made from."""
+
+    program: Program
+    instructions: tuple
+    allocation: object
+
+    def dump(self):
+        """Return the program's listing."""
+        from celosia.tools.compiler.sinks import listing
+
+        return listing(self.program)
+
+
+def emit(allocation, config, options):
+    """Return the :class:`Emission` of an :class:`~celosia.tools.compiler.allocate.Allocation`.
+
+    Raises
+    ------
+    DoesNotFit
+        If weights, parameters, tables or instructions exceed their memory.
+    """
+    schedule = allocation.schedule
+    weights, params, tables = WeightImage(config), ParamImage(config), TableImage(config)
+    encoder = _Encoder(allocation.addresses, config, weights, params, tables)
+    steps = [encoder.instruction(step) for step in schedule.steps]
+    images = weights.image(), params.image(), tables.image()
+    if len(steps) + 1 > config.program_depth:
+        raise DoesNotFit("program", (len(steps) + 1) * INSTRUCTION_BYTES, config.program_depth * INSTRUCTION_BYTES)
+    instructions = (*add_tokens(steps, config), Instruction(Opcode.END))
+    sink = BinarySink()
+    for instruction in instructions:
+        sink.instruction(instruction)
+    layout = schedule.tiling.layout
+    graph = layout.graph
+    names = [*graph.outputs]
+    names += [
+        node.output
+        for node in graph.nodes
+        if options.keeps(node.output) and node.output not in layout.copies and node.output not in names
+    ]
+    program = Program(
+        name=graph.name,
+        digest=config.digest,
+        config=config.to_json(),
+        instructions=sink.image(),
+        weights=images[0],
+        params=images[1],
+        tables=images[2],
+        inputs=tuple(_port(layout.placements[name], allocation.addresses[name]) for name in graph.inputs),
+        outputs=tuple(_port(layout.placements[name], allocation.addresses[name]) for name in names),
+        layers=_layers(schedule, graph),
+        act_words=allocation.words,
+    )
+    return Emission(program=program, instructions=instructions, allocation=allocation)
+
+
+class _Encoder:
+    """Replaces the references of steps by numbers."""
+
+    def __init__(self, addresses, config, weights, params, tables):
+        self.addresses, self.config = addresses, config
+        self.weights, self.params, self.tables = weights, params, tables
+
+    def address(self, ref):
+        return self.addresses[ref.buffer] + ref.offset & WORD_MASK
+
+    def instruction(self, step):
+        fields = dict(step.fields)
+        if step.opcode == Opcode.UNFOLD:
+            fields["start"] = self.addresses[step.source.buffer] * self.config.rows + fields["start"] & BYTE_MASK
+            fields["dest"] = self.address(step.dest)
+        elif step.opcode == Opcode.EXECUTE:
+            fields["start"] = self.address(step.source)
+            fields["weights"] = min(self.weights.add(step.weights), WORD_MASK)
+        else:
+            fields["dest"] = self.address(step.dest)
+            fields["params"] = min(self.params.add_channels(step.params), (1 << 14) - 1)
+            if step.table is not None:
+                fields["table"] = min(self.tables.add(step.table), 15)
+            if step.add is not None:
+                fields["operand"] = self.address(step.operand)
+                fields["add_params"] = min(self.params.add_addition(*step.add), (1 << 14) - 1)
+        return Instruction(step.opcode, **fields)
+
+
+def _port(placement, address):
+    tensor, view = placement.tensor, placement.view
+    facts = {"name": tensor.name, "shape": tuple(tensor.shape), "unsigned": tensor.unsigned, "address": address}
+    if placement.dense:
+        return Port(layout="dense", **facts)
+    return Port(
+        layout="blocked",
+        channels=tensor.channels,
+        height=tensor.height,
+        width=tensor.width,
+        block_step=view.block_step,
+        row_step=view.row_step,
+        matrix=tensor.matrix,
+        **facts,
+    )
+
+
+def _layers(schedule, graph):
+    spans = {}
+    for index, step in enumerate(schedule.steps):
+        first, _ = spans.get(step.layer, (index, index))
+        spans[step.layer] = first, index + 1
+    return tuple(
+        Layer(
+            name=node.name,
+            operator=node.operator,
+            sources=tuple(node.sources),
+            output=node.output,
+            macs=_macs(node, graph),
+            instructions=spans[number],
+        )
+        for number, node in enumerate(graph.nodes)
+    )
+
+
+def _macs(node, graph):
+    if not isinstance(node, Conv) or node.operator == "Rearrange":
+        return 0
+    out = graph.tensors[node.output]
+    return out.elements * int(np.prod(node.weight.shape[1:]))

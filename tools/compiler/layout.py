@@ -1,0 +1,237 @@
+"""Pass 'layout': decide how each tensor lies in the activation memory, and which inputs are unfolded on their way in.
+
+===========  ==============================================================================================
+dense        graph inputs as the host puts them down: row-major bytes
+blocked      ``[channel blocks][y][x]`` words of ``rows`` channels: everything the store unit writes
+matrix       ``[M][K blocks]``, for tensors whose last ONNX axis is the channel axis
+===========  ==============================================================================================
+
+A vector, and a matrix whose ``K`` is a multiple of ``rows``, is dense and blocked at the same time. Any other dense input is
+read through ``UNFOLD``: by a convolution directly, with kernel taps and channels packed onto the rows of the array, and by other
+nodes from a blocked copy that an identity convolution makes.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from celosia.tools.compiler.ir import Conv, Graph, Tensor
+from celosia.tools.errors import UnsupportedOperator
+
+__all__ = ["Layout", "Placement", "Unfold", "View", "lay_out"]
+
+MAX_EXTENT = 4095  # in_height and in_width have 12 bits
+MAX_STRIDE = 15
+MAX_DILATION = 63
+MAX_UNFOLD_KERNEL = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A map as an instruction walks it: pixel ``(y, x)`` of block ``b`` is word ``b * block_step + y * row_step + x``."""
+
+    height: int
+    width: int
+    row_step: int
+    block_step: int
+    blocks: int
+
+    @property
+    def words(self):
+        return (self.blocks - 1) * self.block_step + (self.height - 1) * self.row_step + self.width
+
+    def flattened(self):
+        """Return the same words as a column of pixels, or None where rows are not contiguous or too many."""
+        if self.width == 1:
+            return self
+        if self.row_step != self.width or self.height * self.width > MAX_EXTENT:
+            return None
+        return dataclasses.replace(self, height=self.height * self.width, width=1, row_step=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a tensor lies in memory. ``view`` is None for dense tensors that can only be unfolded."""
+
+    tensor: Tensor
+    kind: str
+    words: int
+    view: View | None
+
+    @property
+    def dense(self):
+        """True where the bytes are the row-major tensor and, if the tensor is uint8, not yet shifted to int8."""
+        return self.kind == "dense"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfold:
+    """How a convolution's dense input is packed onto the rows.
+
+    With ``fold_y`` (``fold_x``) the kernel's taps along that axis lie side by side in a word, and the stride is taken while unfolding;
+    otherwise the array walks them. ``matrix`` inputs keep their ``[M][K blocks]`` order and only get padded to whole words.
+    """
+
+    fold_y: bool
+    fold_x: bool
+    kernel_y: int
+    kernel_x: int
+    streams: int
+    groups: int
+    matrix: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The graph, perhaps with copies of inputs added, where its tensors lie, and the unfolding of nodes by output name."""
+
+    graph: Graph
+    placements: dict
+    unfolds: dict
+    copies: frozenset = frozenset()
+
+    def dump(self):
+        """Return the layout as text."""
+        lines = []
+        for name, place in self.placements.items():
+            view = place.view
+            steps = f" block_step {view.block_step} row_step {view.row_step}" if view else ""
+            lines.append(f"{name}: {place.kind}, {place.words} words{steps}")
+        for name, unfold in self.unfolds.items():
+            taps = f"{unfold.streams} rows of {unfold.kernel_x} taps a word, {unfold.groups} words a pixel"
+            lines.append(f"input of {name}: unfolded, {taps}")
+        return "\n".join(lines)
+
+
+def lay_out(graph, config, options):
+    """Return the :class:`Layout` of ``graph``.
+
+    Raises
+    ------
+    UnsupportedOperator
+        If a map or a node is beyond what the instructions can express.
+    """
+    graph, copies = _copy_inputs(graph, config)
+    placements = {name: _place(tensor, name in graph.inputs, config) for name, tensor in graph.tensors.items()}
+    unfolds = {}
+    for node in graph.nodes:
+        _check_limits(graph, node)
+        if placements[node.input].view is None:
+            unfolds[node.output] = _choose_unfold(graph, node, config)
+    return Layout(graph=graph, placements=placements, unfolds=unfolds, copies=frozenset(copies))
+
+
+def _blocked_view(tensor, rows):
+    blocks = -(-tensor.channels // rows)
+    if tensor.matrix:
+        return View(height=tensor.height, width=1, row_step=blocks, block_step=1, blocks=blocks)
+    pixels = tensor.height * tensor.width
+    return View(height=tensor.height, width=tensor.width, row_step=tensor.width, block_step=pixels, blocks=blocks)
+
+
+def _is_blocked_when_dense(tensor, rows):
+    return tensor.height * tensor.width == 1 or (tensor.matrix and tensor.channels % rows == 0)
+
+
+def _place(tensor, is_input, config):
+    view = _blocked_view(tensor, config.rows)
+    if not is_input:
+        return Placement(tensor=tensor, kind="matrix" if tensor.matrix else "blocked", words=view.words, view=view)
+    words = -(-tensor.elements // config.rows)
+    if not _is_blocked_when_dense(tensor, config.rows):
+        view = None
+        words += tensor.matrix  # unfolding whole words reads past the end of the last row
+    return Placement(tensor=tensor, kind="dense", words=words, view=view)
+
+
+def _copy_inputs(graph, config):
+    """Insert an identity convolution for every dense input that a node cannot read as it is."""
+    renamed = {}
+    nodes, tensors = [], dict(graph.tensors)
+    for name in graph.inputs:
+        tensor = tensors[name]
+        blocked = _is_blocked_when_dense(tensor, config.rows)
+        as_input = any(node.input == name and not isinstance(node, Conv) for node in graph.nodes) and not blocked
+        as_operand = any(node.add and node.add.tensor == name for node in graph.nodes) and (not blocked or tensor.unsigned)
+        if as_input or as_operand:
+            copy = f"{name} (blocked)"
+            renamed[name] = copy
+            tensors[copy] = dataclasses.replace(tensor, name=copy)
+            nodes.append(_identity(tensor, copy))
+    for node in graph.nodes:
+        changes = {}
+        if node.input in renamed and not isinstance(node, Conv):
+            changes["input"] = renamed[node.input]
+        if node.add and node.add.tensor in renamed:
+            changes["add"] = dataclasses.replace(node.add, tensor=renamed[node.add.tensor])
+        nodes.append(dataclasses.replace(node, **changes) if changes else node)
+    return graph.replace(nodes=tuple(nodes), tensors=tensors), renamed.values()
+
+
+def _identity(tensor, output):
+    return Conv(
+        name=output,
+        operator="Rearrange",
+        sources=(),
+        input=tensor.name,
+        output=output,
+        scale=np.ones(1, np.float32),
+        zero_point=tensor.zero_point,
+        weight=np.eye(tensor.channels, dtype=np.int8)[:, :, None, None],
+        bias=np.zeros(tensor.channels, np.int32),
+    )
+
+
+def _choose_unfold(graph, node, config):
+    """Choose the packing that takes the array, or else the load unit, the fewest cycles."""
+    tensor, out = graph.tensors[node.input], graph.tensors[node.output]
+    if tensor.matrix:
+        kernel = min(config.rows, MAX_UNFOLD_KERNEL)
+        streams = config.rows // kernel
+        return Unfold(
+            fold_y=False,
+            fold_x=False,
+            kernel_y=1,
+            kernel_x=kernel,
+            streams=streams,
+            groups=-(-tensor.channels // config.rows),
+            matrix=True,
+        )
+    kernel_y, kernel_x = node.weight.shape[2:]
+    column_tiles = -(-out.channels // config.cols)
+    best = None
+    for fold_y, fold_x in ((True, True), (False, True), (False, False)):
+        if fold_x and kernel_x > 1 and (node.dilation[1] > 1 or kernel_x > min(config.rows, MAX_UNFOLD_KERNEL)):
+            continue
+        if fold_y and kernel_y > 1 and (node.dilation[0] > 1 or kernel_y > 64):
+            continue
+        taps_y, taps_x = kernel_y if fold_y else 1, kernel_x if fold_x else 1
+        tap_rows = tensor.channels * taps_y
+        streams = min(config.unfold_streams, config.rows // taps_x, tap_rows)
+        groups = -(-tap_rows // streams)
+        if groups > 256 or tensor.channels > 1024:
+            continue
+        passes = groups * (kernel_y // taps_y) * (kernel_x // taps_x)
+        execute = passes * out.height * out.width * column_tiles
+        words_y = out.height if fold_y else tensor.height
+        words_x = out.width if fold_x else tensor.width
+        load = groups * words_y * words_x
+        unfold = Unfold(fold_y=fold_y, fold_x=fold_x, kernel_y=taps_y, kernel_x=taps_x, streams=streams, groups=groups)
+        if best is None or (max(execute, load), load) < best[0]:
+            best = ((max(execute, load), load), unfold)
+    if best is None:
+        raise UnsupportedOperator(graph.name, node.name, node.operator, f"its input has {tensor.channels} channels to unfold")
+    return best[1]
+
+
+def _check_limits(graph, node):
+    for name in (*node.inputs, node.output):
+        tensor = graph.tensors[name]
+        if max(tensor.height, tensor.width) > MAX_EXTENT:
+            raise UnsupportedOperator(
+                graph.name, node.name, node.operator, f"{name} has more than {MAX_EXTENT} rows or columns, cut it into parts"
+            )
+    for knob, limit in (("stride", MAX_STRIDE), ("dilation", MAX_DILATION)):
+        if max(getattr(node, knob, (1, 1))) > limit:
+            raise UnsupportedOperator(graph.name, node.name, node.operator, f"its {knob} must be at most {limit}")

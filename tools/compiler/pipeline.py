@@ -1,0 +1,139 @@
+"""The compiler, from an ONNX file to a program: the list of its passes.
+
+===========  ===========================================================  ==================================================
+pass         module                                                       result
+===========  ===========================================================  ==================================================
+importer     :mod:`~celosia.tools.compiler.importer`                      checked ONNX model
+legalise     :mod:`~celosia.tools.compiler.legalise`                      operations with their quantisation
+quantise     :mod:`~celosia.tools.compiler.quantise`                      engine nodes, or the reason why not
+partition    :mod:`~celosia.tools.compiler.partition`                     segments for engine and host
+fuse         :mod:`~celosia.tools.compiler.fuse`                          :class:`~celosia.tools.compiler.ir.Graph`
+layout       :mod:`~celosia.tools.compiler.layout`                        where tensors lie, what is unfolded
+tile         :mod:`~celosia.tools.compiler.tile`                          column tiles and regions
+schedule     :mod:`~celosia.tools.compiler.schedule`                      steps in program order
+allocate     :mod:`~celosia.tools.compiler.allocate`                      addresses
+emit         :mod:`~celosia.tools.compiler.emit`                          instructions, with tokens, and constants
+verify       :mod:`~celosia.tools.compiler.verify`                        nothing, or an exception
+===========  ===========================================================  ==================================================
+
+The first five are the front end's (:mod:`~celosia.tools.compiler.frontend`) and see the whole model; the others run for each
+segment of the engine.
+"""
+
+from celosia.tools.compiler import ir
+from celosia.tools.compiler.allocate import allocate
+from celosia.tools.compiler.emit import emit
+from celosia.tools.compiler.layout import lay_out
+from celosia.tools.compiler.options import CompilerOptions
+from celosia.tools.compiler.schedule import schedule
+from celosia.tools.compiler.sinks import statistics
+from celosia.tools.compiler.tile import tile
+from celosia.tools.compiler.verify import verify
+from celosia.tools.errors import DoesNotFit
+from celosia.tools.program import EngineSegment, Model
+
+__all__ = ["PASSES", "compile_frontend", "compile_graph", "compile_model", "describe", "estimate"]
+
+PASSES = (
+    "importer", "legalise", "quantise", "partition", "fuse",
+    "layout", "tile", "schedule", "allocate", "emit", "verify",
+)  # fmt: skip
+RINGS = (3, 2, 1)
+"""Tiles of unfolded input to try where ``options.unfold_slots`` do not fit."""
+
+
+def compile_model(path, config, options=None, *, keep=(), observe=None):
+    """Compile an ONNX file.
+
+    Parameters
+    ----------
+    path : str or Path
+    config : EngineConfig
+    options : CompilerOptions, optional
+    keep : iterable of str
+        ONNX values that become outputs of the segment that computes them, whatever fusion would do to them.
+    observe : function, optional
+        Called with the name of each pass and its result; :func:`describe` turns a result into text.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    BadModel, UnsupportedOperator, DoesNotFit
+    """
+    from celosia.tools.compiler.frontend import lower
+
+    return compile_frontend(lower(path, keep=keep, observe=observe), config, options, observe=observe)
+
+
+def compile_frontend(frontend, config, options=None, *, observe=None):
+    """Compile what the front end made of a file; see :func:`compile_model`."""
+    segments = []
+    for segment in frontend.segments:
+        if isinstance(segment, ir.Graph):
+            segment = EngineSegment(program=compile_graph(segment, config, options, observe=observe))
+        segments.append(segment)
+    return Model(
+        source=frontend.file,
+        sha256=frontend.sha256,
+        inputs=frontend.inputs,
+        outputs=frontend.outputs,
+        segments=tuple(segments),
+        nodes=frontend.rows,
+    )
+
+
+def compile_graph(graph, config, options=None, *, observe=None):
+    """Compile a graph of engine nodes; see :func:`compile_model`.
+
+    Returns
+    -------
+    Program
+    """
+    options = options or CompilerOptions()
+    observe = observe or (lambda name, result: None)
+    layout = lay_out(graph, config, options)
+    observe("layout", layout)
+    tiling = tile(layout, config, options)
+    observe("tile", tiling)
+    allocation = _schedule_and_allocate(tiling, config, options)
+    observe("schedule", allocation.schedule)
+    observe("allocate", allocation)
+    emission = emit(allocation, config, options)
+    observe("emit", emission)
+    if options.verify:
+        verify(emission, config)
+        observe("verify", None)
+    return emission.program
+
+
+def _schedule_and_allocate(tiling, config, options):
+    """Keep as much unfolded input as fits: all of it lets the load unit run ahead furthest."""
+    for slots in (options.unfold_slots, *(ring for ring in RINGS if ring < options.unfold_slots)):
+        try:
+            return allocate(schedule(tiling, config, options, slots=slots), config, options)
+        except DoesNotFit as error:
+            problem = error
+    raise problem
+
+
+def describe(result):
+    """Return the result of a pass as text."""
+    if hasattr(result, "dump"):
+        return result.dump()
+    if isinstance(result, tuple):
+        return "\n\n".join(describe(part) for part in result)
+    return str(result)
+
+
+def estimate(program, config):
+    """Return the ideal cycles of each layer: how long the array issues its passes if it never waits.
+
+    Returns
+    -------
+    list of (Layer, int)
+    """
+    _, layers = statistics(program, config)
+    return [(layer, sink.execute_cycles) for layer, sink in zip(program.layers, layers)]

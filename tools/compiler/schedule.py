@@ -1,0 +1,312 @@
+"""Pass 'schedule': put the tiles into one order of steps and give each an accumulator bank.
+
+The order is that of the program: regions outside, groups of column tiles inside, each group's EXECUTEs followed by its STOREs, banks
+taking turns. Run one after the other the steps are correct; how far the units may run apart is the business of pass 'tokens'.
+Addresses are still symbolic: a :class:`Ref` names a buffer and an offset in words.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from celosia.rtl.isa import Opcode
+from celosia.sim import numerics
+from celosia.tools.compiler.ir import Conv, Pool
+from celosia.tools.compiler.layout import View
+from celosia.tools.errors import UnsupportedOperator
+
+__all__ = ["Ref", "Schedule", "Step", "schedule"]
+
+ADDRESS_MASK = 0xFFFF
+INT32 = np.iinfo(np.int32)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Word ``offset`` of a buffer; the offset may lie outside it where padding is read."""
+
+    buffer: str
+    offset: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """An instruction whose addresses and constants are still objects.
+
+    ``fields`` are those of the opcode that are known. ``source`` and ``dest`` become addresses, ``weights`` (int8 ``[tiles, rows, cols]``), ``params``
+    (int32 bias, mantissa, shift; ``[3, channels]``), ``add`` (three integers) and ``table`` (int8 ``[256]``) entries of their memories.
+    """
+
+    opcode: Opcode
+    layer: int
+    fields: dict
+    source: Ref | None = None
+    dest: Ref | None = None
+    weights: np.ndarray | None = None
+    params: np.ndarray | None = None
+    add: tuple | None = None
+    operand: Ref | None = None
+    table: np.ndarray | None = None
+
+    @property
+    def reads(self):
+        """Names of the buffers read."""
+        return tuple(ref.buffer for ref in (self.source, self.operand) if ref)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Schedule:
+    """Steps in program order and the buffers (name → words) they use."""
+
+    tiling: object
+    steps: tuple
+    buffers: dict
+    slots: int
+
+    def dump(self):
+        """Return the schedule as text."""
+        nodes = self.tiling.layout.graph.nodes
+        lines = []
+        for index, step in enumerate(self.steps):
+            refs = "".join(
+                f" {name}={ref.buffer}+{ref.offset}" for name in ("source", "operand", "dest") if (ref := getattr(step, name))
+            )
+            size = f"{step.fields['tile_rows']}×{step.fields['tile_cols']}"
+            lines.append(f"{index:5} {step.opcode.name:8}{nodes[step.layer].name}: {size}{refs} bank={step.fields.get('bank', '-')}")
+        return "\n".join(lines)
+
+
+def schedule(tiling, config, options, *, slots=None):
+    """Return the :class:`Schedule` of a :class:`~celosia.tools.compiler.tile.Tiling`.
+
+    ``slots`` bounds the tiles of unfolded input that exist at once (``options.unfold_slots`` unless given).
+    """
+    slots = slots or options.unfold_slots
+    placements = tiling.layout.placements
+    buffers = {name: placement.words for name, placement in placements.items()}
+    steps = []
+    bank = 0
+    for layer, work in enumerate(tiling.works):
+        builder = _Builder(tiling.layout, work, layer, config, slots, buffers)
+        ahead = 0
+        for number, region in enumerate(work.regions):
+            while builder.unfold and ahead < min(number + min(options.unfold_lead, slots), len(work.regions)):
+                steps.append(builder.unfold_step(ahead))
+                ahead += 1
+            for group in work.groups:
+                steps.extend(builder.execute_steps(number, region, group, bank))
+                steps.extend(builder.store_steps(region, group, bank))
+                bank ^= 1
+    return Schedule(tiling=tiling, steps=tuple(steps), buffers=buffers, slots=slots)
+
+
+class _Builder:
+    """Makes the steps of one node."""
+
+    def __init__(self, layout, work, layer, config, slots, buffers):
+        self.graph = layout.graph
+        self.work, self.node, self.layer, self.config = work, work.node, layer, config
+        self.input = self.graph.tensors[self.node.input]
+        self.output = self.graph.tensors[self.node.output]
+        self.unsigned = layout.placements[self.node.input].dense and self.input.unsigned
+        self.unfold = layout.unfolds.get(self.node.output)
+        if isinstance(self.node, Conv):
+            self.kernel = self.node.weight.shape[2:]
+            self.bias = _folded_bias(self.graph, self.node, self.input)
+        else:
+            self.kernel = getattr(self.node, "kernel", (1, 1))
+        self.stride, self.dilation = (getattr(self.node, name, (1, 1)) for name in ("stride", "dilation"))
+        self.pads = getattr(self.node, "pads", (0, 0, 0, 0))
+        self.params = {}
+        if self.unfold:
+            self.slots = min(slots, len(work.regions))
+            self.slot_words = max(self.unfolded_view(region).words for region in work.regions)
+            self.ring = f"{self.node.output} (unfolded input)"
+            buffers[self.ring] = self.slots * self.slot_words
+
+    # Unfolding --------------------------------------------------------------------------------------------------------
+
+    def unfolded_view(self, region):
+        """Return how the unfolded input of a region lies in its slot: all that its taps need, padding included."""
+        if self.unfold.matrix:
+            groups = self.unfold.groups
+            return View(height=region.height, width=1, row_step=groups, block_step=1, blocks=groups)
+        height, width = region.height, region.width
+        if not self.unfold.fold_y:
+            height = (height - 1) * self.stride[0] + (self.kernel[0] - 1) * self.dilation[0] + 1
+        if not self.unfold.fold_x:
+            width = (width - 1) * self.stride[1] + (self.kernel[1] - 1) * self.dilation[1] + 1
+        groups = self.unfold.groups
+        return View(height=height, width=width, row_step=groups * width, block_step=width, blocks=groups)
+
+    def unfold_step(self, number):
+        region, unfold, tensor = self.work.regions[number], self.unfold, self.input
+        view = self.unfolded_view(region)
+        y0, x0 = (region.y, 0) if unfold.matrix else self._origin(region)
+        row = tensor.channels if unfold.matrix else tensor.width
+        fields = {
+            "kernel_y": unfold.kernel_y,
+            "kernel_x": unfold.kernel_x,
+            "streams": unfold.streams,
+            "groups": unfold.groups,
+            "tile_rows": view.height,
+            "tile_cols": view.width,
+            "y0": y0,
+            "x0": x0,
+            "stride_y": self.stride[0] if unfold.fold_y else 1,
+            "stride_x": self.stride[1] if unfold.fold_x else 1,
+            "in_height": tensor.height,
+            "source_row_step": row,
+            "dest_row_step": view.row_step,
+            "dest_group_step": view.block_step,
+            "pad": (tensor.zero_point + (128 if tensor.unsigned else 0)) & 0xFF,
+        }
+        if unfold.matrix:
+            fields |= {"channels": unfold.groups * unfold.streams, "in_width": unfold.kernel_x, "channel_step": unfold.kernel_x}
+        else:
+            fields |= {"channels": tensor.channels, "in_width": tensor.width, "channel_step": tensor.height * tensor.width}
+        fields["start"] = y0 * row + x0  # bytes; the buffer's own address is added later
+        dest = Ref(self.ring, number % self.slots * self.slot_words)
+        return Step(opcode=Opcode.UNFOLD, layer=self.layer, fields=fields, source=Ref(self.node.input), dest=dest)
+
+    def _origin(self, region):
+        return region.y * self.stride[0] - self.pads[0], region.x * self.stride[1] - self.pads[1]
+
+    # Execution --------------------------------------------------------------------------------------------------------
+
+    def execute_steps(self, number, region, group, bank):
+        """Yield the EXECUTEs of a group; column tiles take consecutive accumulator entries."""
+        if self.unfold:
+            view, base = self.unfolded_view(region), Ref(self.ring, number % self.slots * self.slot_words)
+            y0 = x0 = 0
+            stride_y = 1 if self.unfold.fold_y else self.stride[0]
+            stride_x = 1 if self.unfold.fold_x else self.stride[1]
+        else:
+            view, base = self.work.source, Ref(self.node.input)
+            y0, x0 = self._origin(region)
+            stride_y, stride_x = self.stride
+        maximum = isinstance(self.node, Pool) and self.node.kind == "max"
+        acc = 0
+        for column in group.columns:
+            for order, chunk in enumerate(column.chunks):
+                y, x = y0 + chunk.ky * self.dilation[0], x0 + chunk.kx * self.dilation[1]
+                fields = {
+                    "y0": y,
+                    "x0": x,
+                    "in_height": view.height,
+                    "in_width": view.width,
+                    "tile_rows": region.height,
+                    "tile_cols": region.width,
+                    "kernel_y": chunk.kernel_y,
+                    "kernel_x": chunk.kernel_x,
+                    "blocks": chunk.blocks,
+                    "stride_y": stride_y,
+                    "stride_x": stride_x,
+                    "dilation_y": self.dilation[0],
+                    "dilation_x": self.dilation[1],
+                    "row_step": stride_y * view.row_step & ADDRESS_MASK,
+                    "ky_step": self.dilation[0] * view.row_step & ADDRESS_MASK,
+                    "block_step": view.block_step,
+                    "pad": -128 if maximum else self.input.zero_point,
+                    "acc": acc,
+                    "bank": bank,
+                    "unsigned": int(self.unsigned),
+                    "hold": int(column.per_block),
+                    "per_block": int(column.per_block),
+                    "accumulate": int(order > 0),
+                    "max": int(maximum),
+                }
+                offset = base.offset + chunk.block * view.block_step + y * view.row_step + x
+                yield Step(
+                    opcode=Opcode.EXECUTE,
+                    layer=self.layer,
+                    fields=fields,
+                    source=Ref(base.buffer, offset),
+                    weights=chunk.weights,
+                )
+            acc += column.out_blocks * region.pixels
+
+    def store_steps(self, region, group, bank):
+        """Yield one STORE per slot of a group."""
+        node, dest = self.node, self.work.dest
+        acc = 0
+        for slot in sorted({column.slot for column in group.columns}):
+            columns = [column for column in group.columns if column.slot == slot]
+            first, blocks = columns[0].out_block, sum(column.out_blocks for column in columns)
+            params, advance = self._channel_params(first, blocks, slot, region.count)
+            offset = first * dest.block_step + region.y * dest.row_step + region.x
+            fields = {
+                "row_step": dest.row_step,
+                "block_step": dest.block_step & ADDRESS_MASK,
+                "col_step": 1,
+                "slot": slot,
+                "tile_rows": region.height,
+                "tile_cols": region.width,
+                "blocks": blocks,
+                "acc": acc,
+                "bank": bank,
+                "advance": int(advance),
+                "zero_point": node.zero_point,
+                "low": node.low,
+                "high": node.high,
+            }
+            extra = {}
+            if node.table is not None:
+                fields["use_table"] = 1
+                extra["table"] = node.table
+            if node.add:
+                fields |= {"add": 1, "add_low": node.add.low, "add_high": node.add.high}
+                extra["add"] = (node.add.k_result, node.add.k_operand, node.add.k_zero)
+                extra["operand"] = Ref(node.add.tensor, offset)
+            yield Step(
+                opcode=Opcode.STORE,
+                layer=self.layer,
+                fields=fields,
+                dest=Ref(node.output, offset),
+                params=params,
+                **extra,
+            )
+            acc += blocks * region.pixels
+
+    def _channel_params(self, first, blocks, slot, count):
+        """Return the parameters ``[3, channels]`` of the column tiles of a STORE, and whether each block has its own."""
+        key = first, blocks, slot, count
+        if key in self.params:
+            return self.params[key]
+        cols, channels = self.config.cols, self.output.channels
+        if isinstance(self.node, Conv):
+            scale, bias = np.broadcast_to(self.node.scale, channels), self.bias
+        elif isinstance(self.node, Pool) and self.node.kind == "average":
+            scales = self.node.scales
+            scale = np.full(channels, scales.get(count, max(scales.values())), np.float32)  # windows of padding only sum to zero
+            bias = np.full(channels, -self.input.zero_point * self.kernel[0] * self.kernel[1])
+        else:
+            scale, bias = np.broadcast_to(self.node.scale, channels), np.zeros(channels, int)
+        advance = isinstance(self.node, Conv) or (scale != scale[0]).any()
+        tiles = np.arange(first, first + (blocks if advance else 1)) * self.config.slots + slot
+        index = (tiles[:, None] * cols + np.arange(cols)).reshape(-1)
+        real = index < channels
+        if not advance:
+            index, real = np.zeros_like(index), np.ones_like(real)  # all channels are alike
+        params = np.zeros((3, len(index)), np.int64)
+        params[0, real] = bias[index[real]]
+        params[1, real], params[2, real] = numerics.channel_params(scale[index[real]])
+        self.params[key] = params, advance
+        return self.params[key]
+
+
+def _folded_bias(graph, node, tensor):
+    """Return the bias with the input's zero point folded in, int32 (it may wrap: the accumulator does as well).
+
+    Raises
+    ------
+    UnsupportedOperator
+        If some input could make the true sum leave int32.
+    """
+    weight = node.weight.reshape(len(node.weight), -1).astype(np.int64)
+    positive, negative = np.maximum(weight, 0).sum(1), np.minimum(weight, 0).sum(1)
+    most, least = 127 - tensor.zero_point, -128 - tensor.zero_point
+    bias = node.bias.astype(np.int64)
+    if (bias + positive * most + negative * least > INT32.max).any() or (bias + positive * least + negative * most < INT32.min).any():
+        raise UnsupportedOperator(graph.name, node.name, node.operator, "its sums can exceed 32 bits")
+    return (bias - tensor.zero_point * weight.sum(1)).astype(np.int32)

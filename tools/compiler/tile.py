@@ -1,0 +1,304 @@
+"""Pass 'tile': cut each node into EXECUTE-sized pieces.
+
+Output channels are cut into column tiles of ``cols``, pixels into rectangular regions, kernels and input blocks into what the
+instruction's fields hold. Column tiles that share an accumulator bank and one STORE form a group. Regions are the outer loop
+and groups the inner one, so that complete pixels of the output exist early and the next layer can start on them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from celosia.tools.compiler.ir import Conv, Pool
+from celosia.tools.compiler.layout import View
+
+__all__ = ["Chunk", "Column", "Group", "Region", "Tiling", "Work", "tile"]
+
+MAX_KERNEL = 64
+MAX_BLOCKS = 256
+MAX_TILE = 1024
+SMALLEST_TILE = 16  # pixels; smaller ones meet the accumulators' read-modify-write pipeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Region:
+    """Output pixels of one tile. ``count`` is the number of input pixels in each pooling window, where that matters."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+    count: int = 0
+
+    @property
+    def pixels(self):
+        return self.height * self.width
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Chunk:
+    """What one EXECUTE sums up: a range of taps and input blocks, and their weight tiles int8 ``[tiles, rows, cols]``."""
+
+    ky: int
+    kx: int
+    kernel_y: int
+    kernel_x: int
+    block: int
+    blocks: int
+    weights: np.ndarray
+
+    @property
+    def passes(self):
+        return self.kernel_y * self.kernel_x * self.blocks
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Column:
+    """One column tile, or with ``per_block`` the column tiles of ``out_blocks`` blocks at the same ``slot``."""
+
+    chunks: tuple
+    out_block: int
+    slot: int
+    out_blocks: int = 1
+    per_block: bool = False
+
+    @property
+    def passes(self):
+        return sum(chunk.passes for chunk in self.chunks)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Group:
+    """Column tiles in one accumulator bank; those of one slot are neighbours and their output blocks consecutive."""
+
+    columns: tuple
+
+    @property
+    def entries(self):
+        """Accumulator entries per pixel."""
+        return sum(column.out_blocks for column in self.columns)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """A node in pieces. ``source`` is None where the input is unfolded region by region."""
+
+    node: object
+    source: View | None
+    dest: View
+    regions: tuple
+    groups: tuple
+
+    def cycles(self, config):
+        """Cycles in which the array issues this work if it never waits."""
+        total = 0
+        for region in self.regions:
+            for group in self.groups:
+                for column in group.columns:
+                    pixels = region.pixels if column.per_block else max(region.pixels, config.load_cycles)
+                    total += column.passes * pixels
+        return total
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tiling:
+    """The works of all nodes, in order."""
+
+    layout: object
+    works: tuple
+
+    def dump(self):
+        """Return the tiling as text."""
+        lines = []
+        for work in self.works:
+            first = work.regions[0]
+            columns = [column for group in work.groups for column in group.columns]
+            lines.append(
+                f"{work.node.name} ({work.node.operator}): {len(work.regions)} regions of up to {first.height}×{first.width}, "
+                f"{len(columns)} column tiles in {len(work.groups)} groups, {columns[0].passes} passes"
+            )
+        return "\n".join(lines)
+
+
+def tile(layout, config, options):
+    """Return the :class:`Tiling` of a :class:`~celosia.tools.compiler.layout.Layout`."""
+    return Tiling(layout=layout, works=tuple(_tile_node(node, layout, config, options) for node in layout.graph.nodes))
+
+
+def _tile_node(node, layout, config, options):
+    source, dest = layout.placements[node.input].view, layout.placements[node.output].view
+    unfold = layout.unfolds.get(node.output)
+    if source is not None and _is_pointwise(node):
+        flat = source.flattened(), dest.flattened()
+        if None not in flat:
+            source, dest = flat
+    areas = [Region(y=0, x=0, height=dest.height, width=dest.width)]
+    if isinstance(node, Conv):
+        columns = _conv_columns(node, layout.graph.tensors[node.input], unfold, config)
+        passes = min(column.passes for column in columns)
+    else:
+        kernel = getattr(node, "kernel", (1, 1))
+        passes = kernel[0] * kernel[1]
+        if isinstance(node, Pool) and node.kind == "average":
+            areas = _equal_divisors(node, layout.graph, dest)
+    regions = tuple(region for area in areas for region in _cut(area, passes, config, options))
+    pixels = max(region.pixels for region in regions)
+    if isinstance(node, Conv):
+        groups = tuple(_group(columns, passes, pixels, config, options))
+    else:
+        groups = tuple(Group(columns=(column,)) for column in _channel_columns(node, source, pixels, config))
+    return Work(node=node, source=source, dest=dest, regions=regions, groups=groups)
+
+
+def _is_pointwise(node):
+    kernel = node.weight.shape[2:] if isinstance(node, Conv) else getattr(node, "kernel", (1, 1))
+    return tuple(kernel) == (1, 1) and tuple(getattr(node, "stride", (1, 1))) == (1, 1) and not any(getattr(node, "pads", ()))
+
+
+# Pixels ---------------------------------------------------------------------------------------------------------------
+
+
+def _cut(area, passes, config, options):
+    """Cut an area into regions: few enough pixels for a bank, enough to hide the store of the tile before the last."""
+    hide = options.store_latency / max(passes - config.beats, 0.5)
+    low = min(max(SMALLEST_TILE, config.load_cycles, round(hide)), config.acc_depth)
+    high = min(max(options.max_pixels, low), config.acc_depth, MAX_TILE)
+    want = min(max(area.pixels // options.min_tiles, low), high)
+    if area.width <= want:
+        height, width = want // area.width, area.width
+    elif area.width <= high:
+        height, width = 1, area.width
+    else:
+        height, width = 1, want
+    height, width = _even(area.height, height), _even(area.width, width)
+    for y in range(0, area.height, height):
+        for x in range(0, area.width, width):
+            yield Region(
+                y=area.y + y,
+                x=area.x + x,
+                height=min(height, area.height - y),
+                width=min(width, area.width - x),
+                count=area.count,
+            )
+
+
+def _even(total, most):
+    """Return the size of pieces no larger than ``most`` that are as equal as their least number allows."""
+    pieces = -(-total // most)
+    return -(-total // pieces)
+
+
+def _equal_divisors(node, graph, dest):
+    """Cut an average pool's output into areas whose windows hold equally many input pixels and so share one scale."""
+    if len({np.float32(scale) for scale in node.scales.values()}) <= 1:
+        return [Region(y=0, x=0, height=dest.height, width=dest.width, count=max(node.scales))]
+    tensor = graph.tensors[node.input]
+    spans = []
+    for axis, (size, out) in enumerate(((tensor.height, dest.height), (tensor.width, dest.width))):
+        taps = np.arange(node.kernel[axis]) * node.dilation[axis] - node.pads[axis]
+        at = np.arange(out)[:, None] * node.stride[axis] + taps
+        counts = ((at >= 0) & (at < size)).sum(1)
+        starts = [0, *(np.flatnonzero(np.diff(counts)) + 1), out]
+        spans.append([(int(a), int(b), int(counts[a])) for a, b in zip(starts, starts[1:])])
+    return [
+        Region(y=y0, x=x0, height=y1 - y0, width=x1 - x0, count=ny * nx) for y0, y1, ny in spans[0] for x0, x1, nx in spans[1]
+    ]
+
+
+# Channels -------------------------------------------------------------------------------------------------------------
+
+
+def _packed_weights(node, tensor, unfold, config):
+    """Return the weights as int8 ``[kernel_y, kernel_x, blocks, rows, out]`` in the order in which the array meets them."""
+    weight = np.ascontiguousarray(node.weight)
+    out, _, kernel_y, kernel_x = weight.shape
+    if node.group > 1:
+        full = np.zeros((out, tensor.channels, kernel_y, kernel_x), np.int8)
+        per_out, per_in = out // node.group, tensor.channels // node.group
+        for group in range(node.group):
+            o, c = group * per_out, group * per_in
+            full[o : o + per_out, c : c + per_in] = weight[o : o + per_out]
+        weight = full
+    taps_x, streams = 1, config.rows
+    if unfold and not unfold.matrix:
+        streams = unfold.streams
+        if unfold.fold_y:
+            weight = weight.reshape(out, -1, 1, kernel_x)
+        if unfold.fold_x:
+            taps_x, weight = kernel_x, weight.transpose(0, 1, 3, 2)[..., None]  # [out, tap row, kx, ky, 1]
+    if taps_x == 1 and weight.ndim == 4:
+        weight = weight[:, :, None]  # [out, channel, 1, ky, kx]
+    tap_rows = weight.shape[1]
+    blocks = -(-tap_rows // streams)
+    weight = np.pad(weight, [(0, 0), (0, blocks * streams - tap_rows)] + [(0, 0)] * 3)
+    weight = weight.reshape(out, blocks, streams * taps_x, *weight.shape[3:])
+    weight = np.pad(weight, [(0, 0), (0, 0), (0, config.rows - streams * taps_x), (0, 0), (0, 0)])
+    return weight.transpose(3, 4, 1, 2, 0)
+
+
+def _conv_columns(node, tensor, unfold, config):
+    """One column tile per ``cols`` output channels; blocks in which all its weights are zero are left out at both ends."""
+    packed = _packed_weights(node, tensor, unfold, config)
+    columns = []
+    for number, first in enumerate(range(0, packed.shape[-1], config.cols)):
+        weights = packed[..., first : first + config.cols]
+        weights = np.pad(weights, [(0, 0)] * 4 + [(0, config.cols - weights.shape[-1])])
+        used = np.flatnonzero(weights.any(axis=(0, 1, 3, 4)))
+        low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)
+        chunks = tuple(
+            Chunk(
+                ky=ky,
+                kx=kx,
+                kernel_y=weights[ky : ky + MAX_KERNEL].shape[0],
+                kernel_x=weights[:, kx : kx + MAX_KERNEL].shape[1],
+                block=block,
+                blocks=min(block + MAX_BLOCKS, high) - block,
+                weights=np.ascontiguousarray(
+                    weights[ky : ky + MAX_KERNEL, kx : kx + MAX_KERNEL, block : min(block + MAX_BLOCKS, high)]
+                ).reshape(-1, config.rows, config.cols),
+            )
+            for ky in range(0, weights.shape[0], MAX_KERNEL)
+            for kx in range(0, weights.shape[1], MAX_KERNEL)
+            for block in range(int(low), int(high), MAX_BLOCKS)
+        )
+        columns.append(Column(chunks=chunks, out_block=number // config.slots, slot=number % config.slots))
+    return columns
+
+
+def _channel_columns(node, source, pixels, config):
+    """Columns of a node that treats each channel by itself: an identity weight tile per slot, held for all passes."""
+    kernel_y, kernel_x = getattr(node, "kernel", (1, 1))
+    most = min(MAX_BLOCKS, config.acc_depth // pixels)
+    columns = []
+    for block in range(0, source.blocks, most):
+        blocks = min(most, source.blocks - block)
+        for slot in range(config.slots):
+            identity = np.zeros((1, config.rows, config.cols), np.int8)
+            identity[0, slot * config.cols + np.arange(config.cols), np.arange(config.cols)] = 1
+            chunks = tuple(
+                Chunk(
+                    ky=ky,
+                    kx=kx,
+                    kernel_y=min(MAX_KERNEL, kernel_y - ky),
+                    kernel_x=min(MAX_KERNEL, kernel_x - kx),
+                    block=block,
+                    blocks=blocks,
+                    weights=identity,
+                )
+                for ky in range(0, kernel_y, MAX_KERNEL)
+                for kx in range(0, kernel_x, MAX_KERNEL)
+            )
+            columns.append(Column(chunks=chunks, out_block=block, out_blocks=blocks, slot=slot, per_block=True))
+    return columns
+
+
+def _group(columns, passes, pixels, config, options):
+    """Put as many column tiles into a bank as it takes to hide the store latency, slot by slot."""
+    issue = passes * max(pixels, config.load_cycles)
+    surplus = issue - pixels * config.beats
+    size = len(columns) if surplus <= 0 else -(-options.store_latency // surplus)
+    size = max(1, min(size, config.acc_depth // pixels, len(columns)))
+    size = _even(len(columns), size)
+    for first in range(0, len(columns), size):
+        members = sorted(columns[first : first + size], key=lambda column: (column.slot, column.out_block))
+        yield Group(columns=tuple(members))

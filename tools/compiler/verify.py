@@ -1,0 +1,174 @@
+"""Prove that a program computes the same whatever the timing of the three units.
+
+The proof works on the finished instructions and does not share code with pass 'tokens'. It simulates the tokens in
+program order, which shows that the program cannot deadlock, and carries a clock per instruction: the last instruction of each
+unit that is certainly complete when it starts. Two instructions of different units that touch the same word, one of
+them writing, must be ordered by these clocks as they are in the program; and each word read must hold the tensor
+the reader wants.
+"""
+
+import numpy as np
+
+from celosia.rtl.isa import TOKEN_BITS, Opcode
+from celosia.sim.footprint import execute_reads, store_words, unfold_bytes, unfold_words
+
+__all__ = ["VerificationError", "verify", "verify_tokens"]
+
+NAMES = ("load", "execute", "store")
+UNIT = {Opcode.UNFOLD: 0, Opcode.EXECUTE: 1, Opcode.STORE: 2}
+
+
+class VerificationError(AssertionError):
+    """The compiler made a program that is wrong: our bug, never the user's."""
+
+
+def verify(emission, config):
+    """Check a whole :class:`~celosia.tools.compiler.emit.Emission`.
+
+    Raises
+    ------
+    VerificationError
+        Starting with "after pass 'emit':".
+    """
+    allocation = emission.allocation
+    schedule = allocation.schedule
+    checker = _Checker(config, emission.instructions)
+    for name in schedule.tiling.layout.graph.inputs:
+        checker.owner[_range(allocation, name)] = checker.number(name)
+    for step in schedule.steps:
+        checker.step(step.reads, step.dest.buffer if step.dest else None)
+    checker.end()
+    for port in emission.program.outputs:
+        checker.expect_owner(np.r_[_range(allocation, port.name)], port.name, "the host")
+
+
+def verify_tokens(instructions, config):
+    """Check tokens and ordering only, without knowing which tensor lies where; ``instructions`` end with ``END``."""
+    checker = _Checker(config, instructions)
+    for _ in instructions[:-1]:
+        checker.step(None, None)
+    checker.end()
+
+
+def _range(allocation, name):
+    address = allocation.addresses[name]
+    return slice(address, address + allocation.schedule.buffers[name])
+
+
+class _Checker:
+    """Walks the program and keeps, per word, who wrote it, who read it since, and which tensor it belongs to."""
+
+    def __init__(self, config, instructions):
+        self.config, self.instructions = config, instructions
+        self.index = 0
+        self.tokens = {(a, b): [] for a in range(3) for b in range(3) if a != b}  # instructions that signalled, oldest first
+        self.sent = dict.fromkeys(self.tokens, 0)
+        self.taken = {pair: {} for pair in self.tokens}  # tokens taken up to and including an instruction
+        self.unit_last = [-1, -1, -1]
+        self.clocks = []
+        self.unit_clock = [[-1] * 3 for _ in range(3)]
+        self.written = np.full(config.act_depth, -1)
+        self.read = np.full((3, config.act_depth), -1)
+        self.owner = np.full(config.act_depth, -1)
+        self.names = {}
+        self.bank_users = [[-1, -1, -1], [-1, -1, -1]]
+        self.units = [UNIT.get(instruction.opcode) for instruction in instructions]
+
+    def number(self, name):
+        return self.names.setdefault(name, len(self.names))
+
+    def fail(self, text):
+        raise VerificationError(f"after pass 'emit': instruction {self.index}: {text}")
+
+    def step(self, reads, writes):
+        instruction, unit = self.instructions[self.index], self.units[self.index]
+        clock = list(self.unit_clock[unit])
+        for other in range(3):
+            if other == unit:
+                continue
+            queue = self.tokens[other, unit]
+            self.taken[other, unit][self.index] = self.taken[other, unit].get(self.unit_last[unit], 0)
+            for _ in range(instruction.fields[f"wait_{NAMES[other]}"]):
+                if not queue:
+                    self.fail(f"waits for a token of the {NAMES[other]} unit that no earlier instruction sends")
+                source = queue.pop(0)
+                self.taken[other, unit][self.index] += 1
+                clock[other] = max(clock[other], source)
+                clock = [max(a, b) for a, b in zip(clock, self.clocks[source])]
+        self.clocks.append(clock)
+        self.unit_clock[unit] = clock
+        self._touch(instruction, unit, clock, reads, writes)
+        self.unit_last[unit] = self.index
+        for other in range(3):
+            if other != unit and instruction.fields[f"signal_{NAMES[other]}"]:
+                self.tokens[unit, other].append(self.index)
+                self.sent[unit, other] += 1
+                # Only what instructions that are complete by now have taken is certainly gone; the rest may pile up.
+                if self.sent[unit, other] - self.taken[unit, other].get(clock[other], 0) >= 1 << TOKEN_BITS:
+                    self.fail(f"more than {(1 << TOKEN_BITS) - 1} tokens for the {NAMES[other]} unit")
+        self.index += 1
+
+    def _touch(self, instruction, unit, clock, reads, writes):
+        words = []
+        dest = np.zeros(0, int)
+        if unit == 1:
+            address, inside = execute_reads(instruction)
+            words.append(np.unique(address[inside]))
+        elif unit == 0:
+            address, inside = unfold_bytes(instruction)
+            words.append(np.unique(address[inside]) // self.config.rows)
+            dest = unfold_words(instruction).ravel()
+        else:
+            dest, operand = store_words(instruction)
+            dest = dest.ravel()
+            if operand is not None:
+                words.append(operand.ravel())
+        for number, source in enumerate(words):
+            if source.size and source.max() >= self.config.act_depth:
+                self.fail(f"reads word {source.max()} of {self.config.act_depth}")
+            if reads is not None:
+                self.expect_owner(source, reads[number], "it")
+            self._ordered(self.written[source], unit, clock, "reads", source)
+            self.read[unit][source] = self.index
+        if dest.size:
+            if dest.max() >= self.config.act_depth:
+                self.fail(f"writes word {dest.max()} of {self.config.act_depth}")
+            if np.unique(dest).size != dest.size:
+                self.fail("writes a word twice")
+            self._ordered(self.written[dest], unit, clock, "overwrites", dest)
+            for other in range(3):
+                if other != unit:
+                    self._ordered(self.read[other][dest], unit, clock, "overwrites what is being read:", dest)
+            self.written[dest] = self.index
+            if writes is not None:
+                self.owner[dest] = self.number(writes)
+        if unit:
+            users = self.bank_users[instruction.bank]
+            other = 3 - unit
+            if users[other] > clock[other]:
+                self.fail(f"uses accumulator bank {instruction.bank} while instruction {users[other]} may still do")
+            users[unit] = self.index
+
+    def _ordered(self, earlier, unit, clock, verb, words):
+        """Check that the instructions ``earlier`` (-1: none) are complete when the present one starts."""
+        known = np.array([*clock, 0])
+        writers = np.array([3 if u is None else u for u in self.units])[earlier]
+        bad = (earlier >= 0) & (earlier > known[writers])
+        bad &= (writers != unit) | (verb == "reads")  # a unit writes in order, but may read before its last write is done
+        if bad.any():
+            word, other = np.broadcast_to(words, bad.shape)[bad][0], earlier[bad][0]
+            self.fail(f"{verb} word {word}, and nothing makes it wait for instruction {other} of the {NAMES[self.units[other]]} unit")
+
+    def expect_owner(self, words, name, reader):
+        wanted = self.number(name)
+        wrong = words[self.owner[words] != wanted]
+        if wrong.size:
+            holder = {number: text for text, number in self.names.items()}.get(int(self.owner[wrong[0]]), "nothing")
+            self.fail(f"{reader} wants {name!r} in word {wrong[0]}, which holds {holder!r}")
+
+    def end(self):
+        if self.index != len(self.instructions) - 1 or self.instructions[self.index].opcode != Opcode.END:
+            self.fail("the program must end with one END after its last step")
+        for (a, b), queue in self.tokens.items():
+            if queue:
+                self.fail(f"{len(queue)} tokens from {NAMES[a]} to {NAMES[b]} are never taken")
