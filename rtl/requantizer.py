@@ -1,0 +1,197 @@
+"""Requantiser: int32 accumulators to int8, bit for bit as float32 arithmetic would do it.
+
+Sits between the accumulators and the activation table. The golden function is
+:func:`celosia.sim.numerics.requantize`. Per lane, one element a cycle::
+
+    acc + bias ─► normalise ─► round to 24 bits ─► × mantissa ─► shift to the binary point ─► round ─► + zero point ─► clip
+        1             3               1                5                      1                 1                       1
+
+Both roundings to 24 significant bits happen in two's complement. A sum ``n`` has the same leading position as its magnitude except
+at negative powers of two, which need no rounding. The product, of 47 or 48 significant bits, is not rounded at all: being
+rounded to 24 bits first can only matter where it brings the value onto a tie, so every product within half an ulp of a tie (ends
+included: the neighbours of a tie are odd) counts as a tie.
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from celosia.rtl.isa import ChannelParams
+from celosia.rtl.multiplier import FORMS, Multiplier
+
+__all__ = ["CONTROL_LATENCY", "LATENCY", "Requantizer"]
+
+CONTROL_LATENCY = 8 + Multiplier.LATENCY
+"""Cycles after the operands at which ``zero_point``, ``low`` and ``high`` of the same elements are taken."""
+
+LATENCY = CONTROL_LATENCY + 2
+"""Cycles from operands to result."""
+
+_HALF = 17
+"""The mantissa and the rounded sum are multiplied in halves of 17 bits, the widest unsigned operand of a signed 18-bit multiplier."""
+
+_WINDOW = 10
+"""Binary points at which the result is neither zero nor saturated: the product is below 2**48, so those above bits 38 … 47."""
+
+
+class Requantizer(wiring.Component):
+    """A pipeline of ``lanes`` elements per cycle, without enable.
+
+    Parameters
+    ----------
+    lanes : int
+        Elements per cycle.
+    multiplier_form : str
+        One of :data:`celosia.rtl.multiplier.FORMS`; four multipliers per lane.
+
+    Members
+    -------
+    acc : ``In``, ``lanes`` × signed(32)
+        Accumulators.
+    params : ``In``, ``lanes`` × :class:`~celosia.rtl.isa.ChannelParams`
+        Their channels' parameters, in the same cycle. ``mantissa`` has bit 23 set, or else counts as zero.
+    zero_point, low, high : ``In(signed(8))``
+        Common to all lanes; taken :data:`CONTROL_LATENCY` cycles after ``acc``. ``low`` is at most ``high``.
+    result : ``Out``, ``lanes`` × signed(8)
+        :data:`LATENCY` cycles after ``acc``.
+    """
+
+    LATENCY = LATENCY
+    CONTROL_LATENCY = CONTROL_LATENCY
+
+    def __init__(self, *, lanes, multiplier_form):
+        if lanes < 1:
+            raise ValueError(f"lanes must be at least 1, not {lanes!r}")
+        if multiplier_form not in FORMS:
+            raise ValueError(f"multiplier_form must be one of {', '.join(FORMS)}, not {multiplier_form!r}")
+        self.lanes = lanes
+        self.multiplier_form = multiplier_form
+        super().__init__({
+            "acc": In(data.ArrayLayout(signed(32), lanes)),
+            "params": In(data.ArrayLayout(ChannelParams, lanes)),
+            "zero_point": In(signed(8)),
+            "low": In(signed(8)),
+            "high": In(signed(8)),
+            "result": Out(data.ArrayLayout(signed(8), lanes)),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        low, high = Signal.like(self.low), Signal.like(self.high)
+        m.d.sync += [low.eq(self.low), high.eq(self.high)]
+        for n in range(self.lanes):
+            m.submodules[f"lane{n}"] = lane = _Lane(multiplier_form=self.multiplier_form)
+            m.d.comb += [
+                lane.acc.eq(self.acc[n]),
+                lane.params.eq(self.params[n]),
+                lane.zero_point.eq(self.zero_point),
+                lane.low.eq(low),
+                lane.high.eq(high),
+                self.result[n].eq(lane.result),
+            ]
+        return m
+
+
+class _Lane(wiring.Component):
+    """One element per cycle; as :class:`Requantizer`, but ``low`` and ``high`` are taken one cycle later."""
+
+    acc: In(signed(32))
+    params: In(ChannelParams)
+    zero_point: In(signed(8))
+    low: In(signed(8))
+    high: In(signed(8))
+    result: Out(signed(8))
+
+    def __init__(self, *, multiplier_form):
+        self.multiplier_form = multiplier_form
+        super().__init__()
+
+    def elaborate(self, platform):
+        m = Module()
+
+        def after(cycles, value, name):
+            """Return ``value`` of some cycles ago."""
+            for cycle in range(cycles):
+                delayed = Signal(value.shape(), name=f"{name}_{cycle + 1}", reset_less=True)
+                m.d.sync += delayed.eq(value)
+                value = delayed
+            return value
+
+        # 0: the sum wraps as in MLAS.
+        total = after(1, (self.acc + self.params.bias)[:32].as_signed(), "total")
+
+        # 1…3: shift out copies of the sign, so that bits 31 and 30 differ.
+        lead = []
+        for steps in ((16,), (8, 4), (2, 1)):
+            found = []
+            for step in steps:
+                top = total[31 - step :]
+                same = Signal(name=f"same{step}")
+                shifted = Signal(signed(32), name=f"shifted{step}")
+                m.d.comb += [same.eq(top.all() | ~top.any()), shifted.eq(Mux(same, Cat(C(0, step), total[:-step]), total))]
+                total = shifted
+                found.append(same)
+            total = after(1, total, f"normal{steps[-1]}")
+            lead = [after(1, bit, f"lead{steps[-1]}_{n}") for n, bit in enumerate(lead + found)]
+
+        # 4: round to 24 significant bits. ``point`` is the place of the binary point in the product, counted from bit 39.
+        up = total[6] & (total[7] | total[:6].any())
+        rounded = after(1, (total[7:].as_signed() + up)[:26].as_signed(), "rounded")
+        mantissa = after(4, self.params.mantissa, "mantissa")
+        shift = after(4, self.params.shift, "shift")
+        zero = after(1, (total[30] == total[31]) | ~mantissa[23], "zero")
+        mantissa = after(1, mantissa, "mantissa_last")
+        point = after(1, (shift + Cat(reversed(lead)) - 46)[:8].as_signed(), "point")
+        negative = after(1, total[31], "negative")
+
+        # 5: multiply; the sum of products follows in two steps.
+        halves = [
+            (rounded[:_HALF].as_unsigned(), rounded[_HALF:].as_signed()),
+            (mantissa[:_HALF].as_unsigned(), mantissa[_HALF:].as_unsigned()),
+        ]
+        products = []
+        for i, a in enumerate(halves[0]):
+            for j, b in enumerate(halves[1]):
+                widths = [len(half) + (not half.shape().signed) for half in (a, b)]
+                multiplier = Multiplier(width_a=widths[0], width_b=widths[1], form=self.multiplier_form)
+                m.submodules[f"product{i}{j}"] = multiplier
+                m.d.comb += [multiplier.a.eq(a), multiplier.b.eq(b)]
+                products.append(multiplier.p)
+        low_low, low_high, high_low, high_high = products
+        cross = after(1, low_high + high_low, "cross")
+        outer = after(1, Cat(low_low[: 2 * _HALF], high_high).as_signed(), "outer")
+        empty = ~outer[:_HALF].any()
+        tail_empty = after(1, empty, "tail_empty")
+        upper = after(1, (outer[_HALF:].as_signed() + cross)[: 49 - _HALF], "upper")
+        product = Cat(C(0, _HALF), upper)  # bits below _HALF are in tail_empty alone
+
+        # Everything that decides about the binary point, ready when the product is.
+        delay = Multiplier.LATENCY + 1
+        point = after(delay, point, "point_late")
+        zero, negative = after(delay, zero, "zero_late"), after(delay + 3, negative, "negative_late")
+        near = Signal(range(_WINDOW))
+        m.d.comb += near.eq(point)
+        kill = after(1, zero | (point >= _WINDOW), "kill")
+        saturate = after(3, ~zero & (point < 0), "saturate")
+        below = after(1, Cat(near > n for n in range(_WINDOW - 1)), "below")  # bit n: product bit 38 + n is a fraction bit below 1/2
+        near = after(1, near, "near")
+
+        # 10: ``number`` is the integer part, with the fraction's first bit below it. The bits from there down to half an ulp decide on ties.
+        number = after(1, Mux(kill, 0, product[38:].as_signed() >> near)[:11].as_signed(), "number")
+        ones = (product[38:47] | ~below).all() & product[24:38].all()
+        zeros = ~(product[38:47] & below).any() & ~product[24:38].any()
+        wide = product[47] != product[48]  # 48 significant bits, else 47
+        low_empty = tail_empty & ~product[_HALF:22].any()
+        under = ones & product[23] & (wide | product[22])
+        over = zeros & Mux(wide, ~product[23] | (~product[22] & low_empty), ~product[23] & (~product[22] | low_empty))
+        under, over = after(1, under, "under"), after(1, over, "over")
+
+        # 11: round to the nearest, ties to even.
+        increment = Mux(number[0], ~over | number[1], under & number[1])
+        value = after(1, (number[1:].as_signed() + self.zero_point + increment)[:12].as_signed(), "value")
+
+        # 12: clip.
+        top = Mux(saturate, ~negative, value > self.high)
+        bottom = Mux(saturate, negative, value < self.low)
+        m.d.sync += self.result.eq(Mux(top, self.high, Mux(bottom, self.low, value[:8].as_signed())))
+        return m
