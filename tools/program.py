@@ -1,10 +1,25 @@
-"""A compiled program: everything an engine needs to run a network, and the file that holds it."""
+"""A compiled program: everything an engine needs to run a network, and the file that holds it.
 
+The file is a zip archive of numpy arrays (``.npz``, no pickle) with one JSON document in it, ``meta``: the whole :class:`Model` with each
+array and each host segment's ONNX bytes replaced by its number, and a hash over everything.
+"""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-__all__ = ["EngineSegment", "HostSegment", "Layer", "Model", "Port", "Program"]
+from celosia.tools.errors import BadProgram
+
+__all__ = ["EngineSegment", "HostSegment", "Layer", "Model", "Port", "Program", "is_program_file", "load", "save"]
+
+FORMAT = "celosia-program 1"
+ZIP_MAGIC = b"PK"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,3 +108,106 @@ class Model:
     outputs: tuple
     segments: tuple
     nodes: tuple = field(default=())  # rows of `celosia explain`: (name, operator, where, reason)
+
+
+def is_program_file(path):
+    """Return whether ``path`` looks like a file of :func:`save` rather than an ONNX file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(2) == ZIP_MAGIC
+    except OSError:
+        return False
+
+
+def save(model, path):
+    """Write a :class:`Model`, or a :class:`Program` as a model of its own, to ``path``."""
+    if isinstance(model, Program):
+        model = _as_model(model)
+    arrays = []
+    document = _pack(model, arrays)
+    meta = json.dumps({"format": FORMAT, "hash": _hash(document, arrays), "model": document}, sort_keys=True)
+    named = {f"array{number}": array for number, array in enumerate(arrays)}
+    with open(path, "wb") as file:
+        np.savez_compressed(file, meta=np.frombuffer(meta.encode(), np.uint8), **named)
+
+
+def load(path, config=None):
+    """Read a :class:`Model` that :func:`save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+    config : EngineConfig, optional
+        The engine it shall run on.
+
+    Raises
+    ------
+    BadProgram
+        If the file cannot be read, is damaged, or was compiled for another engine than ``config``.
+    """
+    try:
+        with np.load(Path(path), allow_pickle=False) as file:
+            meta = json.loads(file["meta"].tobytes())
+            arrays = [file[f"array{number}"] for number in range(len(file.files) - 1)]
+        if meta["format"] != FORMAT:
+            raise BadProgram(path, f"is of format {meta['format']!r}, and this version reads {FORMAT!r}; compile the model again")
+        if meta["hash"] != _hash(meta["model"], arrays):
+            raise BadProgram(path, "is damaged (its hash does not match); compile the model again")
+        model = _unpack(meta["model"], arrays)
+    except OSError as error:
+        raise BadProgram(path, f"cannot be read: {error.strerror or error}") from None
+    except (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+        raise BadProgram(path, "is not a compiled program, or damaged; compile the model again") from None
+    for segment in model.segments:
+        if isinstance(segment, EngineSegment) and config is not None and segment.program.digest != config.digest:
+            compiled_for = json.loads(segment.program.config)["name"]
+            raise BadProgram(
+                path,
+                f"was compiled for engine {compiled_for!r} (digest {segment.program.digest:#010x}), "
+                f"not for {config.name!r} ({config.digest:#010x}); compile the model for this one",
+            )
+    return model
+
+
+def _as_model(program):
+    def ports(group):
+        return tuple((port.name, "uint8" if port.unsigned else "int8", (1, *port.shape)) for port in group)
+
+    segments = (EngineSegment(program=program),)
+    return Model(source=program.name, sha256="", inputs=ports(program.inputs), outputs=ports(program.outputs), segments=segments)
+
+
+def _pack(value, arrays):
+    """Return ``value`` as JSON types; arrays and bytes are appended to ``arrays``."""
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: _pack(getattr(value, field.name), arrays) for field in dataclasses.fields(value)}
+        return {"class": type(value).__name__, "fields": fields}
+    if isinstance(value, np.ndarray | bytes):
+        is_bytes = isinstance(value, bytes)
+        arrays.append(np.frombuffer(value, np.uint8) if is_bytes else np.ascontiguousarray(value))
+        return {"bytes" if is_bytes else "array": len(arrays) - 1}
+    if isinstance(value, tuple | list):
+        return [_pack(item, arrays) for item in value]
+    if isinstance(value, np.integer):
+        return int(value)
+    return value
+
+
+def _unpack(value, arrays):
+    if isinstance(value, list):
+        return tuple(_unpack(item, arrays) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return arrays[value["array"]]
+    if "bytes" in value:
+        return arrays[value["bytes"]].tobytes()
+    classes = {cls.__name__: cls for cls in (EngineSegment, HostSegment, Layer, Model, Port, Program)}
+    return classes[value["class"]](**{name: _unpack(item, arrays) for name, item in value["fields"].items()})
+
+
+def _hash(document, arrays):
+    digest = hashlib.sha256(json.dumps(document, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ instruction's fields hold. Column tiles that share an accumulator bank and one S
 and groups the inner one, so that complete pixels of the output exist early and the next layer can start on them.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -199,7 +200,7 @@ def _equal_divisors(node, graph, dest):
         at = np.arange(out)[:, None] * node.stride[axis] + taps
         counts = ((at >= 0) & (at < size)).sum(1)
         starts = [0, *(np.flatnonzero(np.diff(counts)) + 1), out]
-        spans.append([(int(a), int(b), int(counts[a])) for a, b in zip(starts, starts[1:])])
+        spans.append([(int(a), int(b), int(counts[a])) for a, b in itertools.pairwise(starts)])
     return [
         Region(y=y0, x=x0, height=y1 - y0, width=x1 - x0, count=ny * nx) for y0, y1, ny in spans[0] for x0, x1, nx in spans[1]
     ]
