@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from celosia.sim import reference
 from celosia.tools.compiler import frontend, ir
 from celosia.tools.compiler.importer import session_options

@@ -77,18 +77,21 @@ def _rows(source, decisions, divided):
     """Return a row for each ONNX node; one that is part of several operations is shown with the last of them."""
     found = {}
     for decision in decisions:
-        output = decision.operation.output
-        on_engine = output in divided.engine or (decision.is_view and output not in divided.host)
-        if not on_engine and output not in divided.host:
+        operation = decision.operation
+        on_engine = operation.output in divided.engine or (decision.is_view and operation.output not in divided.host)
+        if not on_engine and operation.output not in divided.host:
             continue
+        where = "engine" if on_engine else "host"
         note = decision.lowered.note if decision.lowered else decision.reason
         if decision.is_view and not on_engine:
-            note = "The host reads this value."
-        for name in decision.operation.sources:
+            note = "It only moves elements, for the host."
+        for name in operation.sources:
             if name not in found or on_engine:
-                found[name] = ("engine" if on_engine else "host", note)
+                found[name] = (where, note, operation)
     rows = []
     for node in source.model.graph.node:
-        where, note = found.get(node.name, ("removed", "ONNX Runtime's optimiser leaves it out."))
+        where, note, operation = found.get(node.name, ("removed", "ONNX Runtime's optimiser leaves it out.", None))
+        if operation and node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.op_type != operation.operator:
+            note = f"part of {operation.name}"
         rows.append((node.name, node.op_type, where, note))
     return tuple(rows)

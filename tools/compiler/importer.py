@@ -19,7 +19,6 @@ OLDEST_OPSET = 10
 """The ONNX operator set that introduced QuantizeLinear and QLinearConv."""
 
 DOMAINS = ("", "ai.onnx", "com.microsoft", "ai.onnx.ml")
-QUANTISED = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,12 +135,13 @@ def _check_operators(model, file):
 
 
 def _check_quantised(model, file):
-    if not any(node.op_type in QUANTISED or node.op_type.startswith("Q") for node in model.graph.node):
-        raise BadModel(
-            file,
-            "is a float model: no node of it is quantised",
-            "quantise it first, for example with onnxruntime.quantization.quantize_static",
-        )
+    operators = {node.op_type for node in model.graph.node}
+    remedy = "quantise it first, for example with onnxruntime.quantization.quantize_static"
+    if any(operator == "QuantizeLinear" or operator.startswith(("QLinear", "QGemm")) for operator in operators):
+        return
+    if "DequantizeLinear" in operators:
+        raise BadModel(file, "computes in float: only its weights are quantised", remedy)
+    raise BadModel(file, "is a float model: no node of it is quantised", remedy)
 
 
 def _fix_batch(model, file):

@@ -4,8 +4,9 @@ A host operation runs as early as its operands allow, and so does an engine oper
 gives. Views are the engine's business where the engine reads them, and are computed on the host where the host does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 from onnx import helper
 
@@ -78,6 +79,7 @@ def _needed(graph, decisions):
     """Return the items that the graph's outputs depend on, for host and engine, each in topological order."""
     by_output = {name: decision for decision in decisions for name in decision.operation.outputs}
     position = {id(decision): place for place, decision in enumerate(decisions)}
+    readers = _readers(decisions)
     host, engine = {}, {}
     waiting = [(name, False) for name in graph.outputs]
     while waiting:
@@ -85,14 +87,47 @@ def _needed(graph, decisions):
         decision = by_output.get(name)
         if decision is None or (not decision.operation.inputs and name not in graph.outputs):
             continue
+        # A reshaped result leaves the engine under its own name; fusing makes that free.
+        renaming = None if for_engine else _renaming(decision, by_output, readers, graph)
         # What the engine reads of the engine lies as its readers expect; the host needs the plain order.
         on_engine = decision.lowered is not None and not decision.is_view and (for_engine or decision.lowered.view.is_plain)
+        on_engine = on_engine or renaming is not None
         side = engine if on_engine else host
         place = position[id(decision)]
         if place not in side:
-            side[place] = _Item(decision.operation, decision, decision.lowered.node if on_engine else None)
+            side[place] = _Item(decision.operation, decision, renaming or (decision.lowered.node if on_engine else None))
             waiting.extend((name, on_engine) for name in _reads(side[place]))
     return [host[place] for place in sorted(host)], [engine[place] for place in sorted(engine)]
+
+
+def _readers(decisions):
+    """Return how many nodes of the engine, other values and host operations read each tensor."""
+    count = {}
+    for decision in decisions:
+        lowered = decision.lowered
+        names = decision.operation.inputs if lowered is None else lowered.node.inputs if lowered.node else (lowered.view.tensor.name,)
+        for name in names:
+            count[name] = count.get(name, 0) + 1
+    return count
+
+
+def _renaming(decision, by_output, readers, graph):
+    """Return a node that gives a reshaped result its name, if it is all that becomes of that result; else None."""
+    if not decision.is_view or not decision.lowered.view.is_plain or graph.values[decision.operation.output].shape[:1] != (1,):
+        return None
+    view, operation = decision.lowered.view, decision.operation
+    root = by_output.get(view.tensor.name)
+    if root is None or root.lowered is None or root.is_view or readers[view.tensor.name] > 1 or view.tensor.name in graph.outputs:
+        return None
+    return ir.Copy(
+        name=operation.name,
+        operator=operation.operator,
+        sources=operation.sources,
+        input=view.tensor.name,
+        output=operation.output,
+        scale=np.ones(view.tensor.channels, np.float32),
+        zero_point=0,
+    )
 
 
 def _constant(graph):
@@ -118,11 +153,17 @@ def _engine_segment(graph, items, wanted, position, tensors):
     inputs = tuple(dict.fromkeys(name for item in items for name in item.node.inputs if name not in made))
     return ir.Graph(
         name=f"{graph.file}#{position}",
-        tensors={name: tensors[name] for name in (*inputs, *made)},
+        tensors={name: tensors[name] for name in inputs} | {item.operation.output: _tensor(graph, item) for item in items},
         nodes=tuple(item.node for item in items),
         inputs=inputs,
         outputs=tuple(name for name in made if name in wanted),
     )
+
+
+def _tensor(graph, item):
+    """Return the tensor an item makes; one that only has a new name has a new shape as well."""
+    tensor, name = item.decision.lowered.view.tensor, item.operation.output
+    return tensor if tensor.name == name else replace(tensor, name=name, shape=tuple(graph.values[name].shape[1:]))
 
 
 def _host_segment(graph, items, wanted, position, tensors):
