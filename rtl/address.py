@@ -149,7 +149,8 @@ class PassGenerator(wiring.Component):
 
 
 class PixelGenerator(wiring.Component):
-    """Walks ``y`` and ``x`` of each pass: one pixel per cycle, also from one pass to the next if that is there in time.
+    """Walks ``y`` and ``x`` of each pass: one pixel per cycle, also from one pass to the next, and at most one pass every other
+    cycle.
 
     A pixel that adds to an accumulator entry used less than ``distance`` cycles ago waits.
 
@@ -192,10 +193,12 @@ class PixelGenerator(wiring.Component):
             row_ends.eq(columns == 0),
             pass_ends.eq(row_ends & (rows == 0)),
             begin.eq(waiting & (~running | (move & pass_ends))),
-            self.i.ready.eq(~waiting | begin),
+            self.i.ready.eq(~waiting),
         ]
-        with m.If(self.i.ready):
-            m.d.sync += [waiting.eq(self.i.valid), ahead.eq(self.i.payload)]
+        with m.If(self.i.valid & self.i.ready):
+            m.d.sync += [waiting.eq(1), ahead.eq(self.i.payload)]
+        with m.Elif(begin):
+            m.d.sync += waiting.eq(0)
 
         with m.If(begin):
             m.d.sync += [

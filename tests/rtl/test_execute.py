@@ -1,0 +1,212 @@
+"""Execute unit: the accumulators after random instructions equal the golden executor's; cycle counts; errors that name the instruction."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from celosia.rtl.config import EngineConfig
+from celosia.rtl.execute import Execute, execute_latency
+from celosia.rtl.interfaces import ACC_READ_LATENCY, ACT_READ_LATENCY
+from celosia.rtl.isa import ErrorCode, encode
+from celosia.sim.benches.stimuli import make, random_execute
+from celosia.sim.executor import Executor
+
+TEST = EngineConfig.load("test")
+SHAPES = [
+    dict(rows=4, cols=4, weight_rows=1),
+    dict(rows=4, cols=4, weight_rows=2),
+    dict(rows=8, cols=4, weight_rows=2),
+    dict(rows=8, cols=2, weight_rows=1),
+]
+
+
+def configure(**shape):
+    return EngineConfig(lanes=2, act_depth=256, act_banks=2, weight_tiles=64, acc_depth=64, param_depth=64, tables=1, program_depth=64,
+                        unfold_streams=4, **shape)  # fmt: skip
+
+
+def golden(config, rng):
+    """Return an executor with random memories and no program."""
+    program = SimpleNamespace(
+        digest=config.digest, name="random", instructions=np.zeros((0, 8), np.uint32), tables=np.zeros((0, 256), np.uint8),
+        weights=rng.integers(-128, 128, (config.weight_tiles, config.load_cycles, config.weight_rows, config.cols)).astype(np.int8),
+        params=np.zeros((0, 2 * config.lanes), np.uint32),
+    )  # fmt: skip
+    executor = Executor(config, program)
+    executor.act[:] = rng.integers(-128, 128, executor.act.shape)
+    return executor
+
+
+class Run:
+    """One simulation: feed ``instructions``, wait until the unit is idle (or has stopped), read the accumulators."""
+
+    def __init__(self, executor, instructions, rng, *, idle=0.0, store_reads=(), limit=20000):
+        self.dut = dut = Execute(config=executor.config)
+        self.executor, self.instructions, self.rng = executor, instructions, rng
+        self.done, self.reads, self.switches, self.error, self.stalls = [], [], [], None, 0
+        self.idle, self.limit, self.store_reads = idle, limit, dict(store_reads)
+        sim = Simulator(dut)
+        sim.add_clock(1e-8)
+        sim.add_process(self.source)
+        sim.add_process(self.act)
+        for bank in range(executor.config.weight_rows):
+            sim.add_process(partial(self.weights, bank=bank))
+        sim.add_testbench(self.monitor)
+        sim.run()
+
+    async def source(self, ctx):
+        for index, instruction in enumerate(self.instructions):
+            while self.rng.random() < self.idle:
+                await ctx.tick()
+            ctx.set(self.dut.unit.i.payload, {"instruction": encode(instruction), "index": 100 + index})
+            ctx.set(self.dut.unit.i.valid, 1)
+            await ctx.tick().until(self.dut.unit.i.ready)
+            ctx.set(self.dut.unit.i.valid, 0)
+
+    async def act(self, ctx):
+        act = self.dut.act
+        pipe = [None] * (ACT_READ_LATENCY - 1)
+        async for _, _, valid, addr in ctx.tick().sample(act.valid, act.addr):
+            pipe.insert(0, addr if valid else None)
+            word = self.rng.integers(0, 256, self.executor.config.rows) if pipe[-1] is None else self.executor.act[0, pipe[-1]]
+            pipe.pop()
+            ctx.set(act.data, [int(byte) & 255 for byte in word])
+
+    async def weights(self, ctx, bank):
+        port, cycles = self.dut.weights[bank], self.executor.config.load_cycles
+        async for _, _, addr in ctx.tick().sample(port.addr):
+            row = self.executor.weights[addr // cycles, bank * cycles + addr % cycles]
+            ctx.set(port.data, [int(weight) for weight in row])
+
+    async def monitor(self, ctx):
+        unit, acc = self.dut.unit, self.dut.acc
+        ctx.set(self.dut.act.ready, 1)
+        accepted = completed = 0
+        for cycle in range(self.limit):
+            if cycle in self.store_reads:
+                ctx.set(acc.bank, self.store_reads[cycle])
+            ctx.set(acc.en, cycle in self.store_reads)
+            if ctx.get(unit.done.valid):
+                signal = ctx.get(unit.done.signal)
+                self.done.append((cycle, signal.load, signal.store))
+            if ctx.get(self.dut.act.valid):
+                self.reads.append(cycle)
+            self.stalls += ctx.get(unit.trace.stall)
+            if ctx.get(unit.error.valid):
+                self.error = (ctx.get(unit.error.code), ctx.get(unit.error.index))
+                return
+            if len(self.done) == len(self.instructions):
+                break
+            assert ctx.get(unit.idle) == (accepted == completed)
+            accepted += ctx.get(unit.i.valid & unit.i.ready)
+            completed = len(self.done)
+            await ctx.tick()
+        else:
+            raise AssertionError(f"{len(self.done)} of {len(self.instructions)} instructions in {self.limit} cycles")
+        # `done` is high now: reads of the next cycles must see everything.
+        self.acc = np.zeros_like(self.executor.acc[0])
+        places = list(np.ndindex(self.acc.shape[:2]))[::-1]
+        for n in range(len(places) + ACC_READ_LATENCY):
+            await ctx.tick()
+            if n < len(places):
+                ctx.set(acc.en, 1)
+                ctx.set(acc.bank, places[n][0])
+                ctx.set(acc.addr, places[n][1])
+            if n >= ACC_READ_LATENCY:
+                self.acc[places[n - ACC_READ_LATENCY]] = [ctx.get(acc.data[col]) for col in range(self.acc.shape[2])]
+        assert ctx.get(unit.idle)
+
+
+def check(executor, instructions, rng, **options):
+    run = Run(executor, instructions, rng, **options)
+    for index, instruction in enumerate(instructions):
+        executor.run_execute(index, instruction)
+    assert run.error is None
+    assert [done[1:] for done in run.done] == [(i.signal_load, i.signal_store) for i in instructions]
+    assert np.array_equal(run.acc, executor.acc[0])
+    return run
+
+
+@pytest.mark.parametrize("idle", [0.0, 0.9])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+@pytest.mark.parametrize("seed", range(2))
+def test_random_instructions_equal_golden(shape, seed, idle):
+    rng = np.random.default_rng(seed)
+    config = configure(**shape)
+    executor = golden(config, rng)
+    clear = [make(tile_cols=config.acc_depth, bank=bank) for bank in range(2)]  # defined contents for what accumulates
+    check(executor, clear + [random_execute(rng, config) for _ in range(30)], rng, idle=idle)
+
+
+def test_single_pixels_and_single_taps_equal_golden():
+    rng = np.random.default_rng(5)
+    executor = golden(configure(**SHAPES[2]), rng)
+    instructions = [make(start=n, weights=n % 7, acc=n % 3, accumulate=int(n > 6), max=n % 2, signal_store=1) for n in range(24)]
+    check(executor, instructions, rng)
+
+
+def test_pooling_keeps_one_tile_and_takes_the_maximum_per_block():
+    rng = np.random.default_rng(6)
+    executor = golden(configure(**SHAPES[1]), rng)
+    pool = make(hold=1, per_block=1, max=1, kernel_y=3, kernel_x=3, blocks=3, tile_rows=2, tile_cols=4, stride_y=2, stride_x=2,
+                y0=-1, x0=-1, start=20, row_step=10, ky_step=10, block_step=50, in_height=5, in_width=10, pad=-128)  # fmt: skip
+    check(executor, [pool, pool.replace(bank=1, per_block=0)], rng)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+def test_fully_connected_takes_one_tile_per_load(shape):
+    rng = np.random.default_rng(7)
+    config = configure(**shape)
+    rate = max(config.load_cycles, 4)  # one sum cannot be used more often
+    run = check(golden(config, rng), [make(blocks=20, block_step=1), make(blocks=20, block_step=1, weights=20, acc=1)], rng)
+    gaps = np.diff(run.reads[1:])
+    assert gaps.max() == rate and (gaps != rate).sum() <= 1
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+def test_no_bubble_between_passes_and_instructions(shape):
+    rng = np.random.default_rng(8)
+    config = configure(**shape)
+    pixels = max(config.load_cycles, 4)
+    instructions = [make(tile_cols=pixels, kernel_x=3, blocks=2), make(tile_cols=pixels, acc=9, blocks=2, weights=4),
+                    make(tile_rows=pixels, bank=1), make(tile_cols=pixels, hold=1, kernel_y=4), make(tile_cols=pixels)]  # fmt: skip
+    run = check(golden(config, rng), instructions, rng)
+    assert len(run.reads) == pixels * (6 + 2 + 1 + 4 + 1)
+    assert (np.diff(run.reads) == 1).all()
+    # One cycle from the issue to the read.
+    assert run.done[-1][0] - run.reads[-1] == execute_latency(config.rows) - 1
+
+
+@pytest.mark.parametrize("code, fields", [
+    (ErrorCode.ACT_RANGE, {"start": 250, "tile_cols": 8, "stride_x": 1}),
+    (ErrorCode.ACT_RANGE, {"start": 65535}),
+    (ErrorCode.ACC_RANGE, {"acc": 60, "tile_rows": 5}),
+    (ErrorCode.ACC_RANGE, {"tile_rows": 1024, "tile_cols": 1024}),
+    (ErrorCode.ACC_RANGE, {"acc": 60, "per_block": 1, "hold": 1, "blocks": 5}),
+    (ErrorCode.WEIGHT_RANGE, {"weights": 60, "blocks": 5}),
+    (ErrorCode.WEIGHT_RANGE, {"weights": 65535}),
+])  # fmt: skip
+def test_access_beyond_a_memory_stops_with_the_instruction(code, fields):
+    rng = np.random.default_rng(9)
+    run = Run(golden(configure(**SHAPES[0]), rng), [make(tile_cols=8), make(**fields), make()], rng)
+    assert run.error == (code, 101)
+    assert len(run.done) <= 1
+
+
+def test_padding_is_never_out_of_range():
+    rng = np.random.default_rng(10)
+    check(golden(configure(**SHAPES[0]), rng), [make(start=65535, tile_cols=3, y0=-1, pad=7)], rng)
+
+
+def test_reading_the_bank_in_use_stops_with_the_instruction():
+    rng = np.random.default_rng(11)
+    config = configure(**SHAPES[0])
+    instructions = [make(tile_cols=30), make(tile_cols=30, bank=1)]
+    check(golden(config, rng), instructions, rng, store_reads={25: 1, 26: 1})
+    run = Run(golden(config, rng), instructions, rng, store_reads={25: 0})
+    assert run.error == (ErrorCode.BANK_CONFLICT, 100)
+    run = Run(golden(config, rng), instructions, rng, store_reads={60: 1})
+    assert run.error == (ErrorCode.BANK_CONFLICT, 101)
