@@ -8,7 +8,7 @@ import numpy as np
 from celosia.sim.executor import Executor
 from celosia.tools.report import Event
 
-__all__ = ["BACKENDS", "create_backend"]
+__all__ = ["BACKENDS", "create_backend", "prepare_backend"]
 
 BACKENDS = ("verilator", "icarus", "golden")
 GOLDEN_BATCH = 16
@@ -21,6 +21,10 @@ def create_backend(kind, config, program, *, workers=None):
     if kind == "golden":
         return Golden(config, program)
     return Simulated(kind, config, program, workers)
+
+
+def prepare_backend(kind, config):
+    """Build the simulator if it has not been built yet."""
 
 
 class Golden:

@@ -6,9 +6,9 @@ The reference is ONNX Runtime with its integer kernels (session option ``session
 its integers: a reference with further outputs is used only if it gives the plain session's outputs; else the tensors are taken in
 smaller groups, and one that changes the outputs all alone is counted as different.
 
-*Ties*: where an AveragePool has equal input and output scales and the exact average lies halfway between two integers, ONNX Runtime's
-float32 arithmetic falls either way. There the engine rounds half to even, and the element is counted as a tie. What follows such
-a pool is compared with ONNX Runtime's result for the engine's own pooled values.
+*Ties*: where the exact result of an AveragePool lies halfway between two integers, ONNX Runtime's float32 arithmetic falls either way
+(:mod:`celosia.tools.pools`). An element that differs there, and is the other of the two integers, is counted as a tie. What follows
+such a pool is compared with ONNX Runtime's result for the engine's own pooled values.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ import onnxruntime
 
 from celosia.tools.compiler.importer import load, session_options
 from celosia.tools.errors import DoesNotFit
-from celosia.tools.pools import equal_scale_pools, is_tie
+from celosia.tools.pools import average_pools, is_tie
 from celosia.tools.session import InferenceSession, check_feed
 
 __all__ = ["Comparison", "Reference", "check_layers", "check_outputs", "compare"]
@@ -129,7 +129,7 @@ def check_outputs(session, path, feed, outputs, *, progress=None):
     names = [name for name, _, _ in session.model.outputs]
     ours = {name: array.reshape(theirs[name].shape) for name, array in zip(names, outputs)}
     found = [compare(name, ours[name], theirs[name]) for name in names]
-    pools = equal_scale_pools(load(path).model)
+    pools = average_pools(load(path).model)
     if pools and any(comparison.differences for comparison in found):
         kept = _kept_values(session, path, arrays, count, [pool.output for pool in pools], progress)
         pools = [pool for pool in pools if pool.output in kept]
@@ -148,7 +148,7 @@ def check_layers(session, path, feed, *, progress=None):
     )
     wanted = [name for name in names if name in produced and name not in outputs]
     ours = _kept_values(session, path, arrays, count, wanted, progress)
-    pools = [pool for pool in equal_scale_pools(source.model) if pool.output in ours]
+    pools = [pool for pool in average_pools(source.model) if pool.output in ours]
     return _compare_all(path, arrays, count, ours, [*wanted, *outputs], pools)
 
 

@@ -1,6 +1,6 @@
 """What can go wrong for a user: each class takes the facts and builds the one sentence the user reads."""
 
-__all__ = ["BadConfig", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "UnsupportedOperator"]
+__all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "UnsupportedOperator"]
 
 from celosia.rtl.config import BadConfig as _BadConfig
 
@@ -11,6 +11,13 @@ class CelosiaError(Exception):
 
 class BadConfig(CelosiaError, _BadConfig):
     """An engine configuration that cannot be used."""
+
+
+class BadFile(CelosiaError):
+    """A file that cannot be read or written: ``BadFile(path, problem)``."""
+
+    def __init__(self, file, problem):
+        super().__init__(f"{file}: {problem}")
 
 
 class BadModel(CelosiaError):

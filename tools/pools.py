@@ -1,4 +1,9 @@
-"""Average pools with equal input and output scales, where ONNX Runtime's rounding of exact ties follows no integer rule."""
+"""Average pools of an ONNX model, and where their exact result is a tie as far as float32 arithmetic can tell.
+
+ONNX Runtime computes AveragePool in float32: it adds the dequantised values, divides, divides by the output scale, adds the zero point and
+rounds. Where the exact result lies halfway between two integers, or nearer to that than this arithmetic resolves, its error decides and
+no integer rule reproduces it. That is common where the scales are equal or a power of two apart, and rare elsewhere.
+"""
 
 from dataclasses import dataclass
 
@@ -6,25 +11,29 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-__all__ = ["EqualScalePool", "equal_scale_pools", "is_tie"]
+from celosia.tools.ops.pooling import float_error
+
+__all__ = ["Pool", "average_pools", "is_tie"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EqualScalePool:
+class Pool:
     """An AveragePool (with its DequantizeLinear and QuantizeLinear, or as one QLinearAveragePool).
 
-    ``input`` and ``output`` are the quantised values; ``attributes`` those of the ONNX node.
+    ``input`` and ``output`` are the quantised values, ``ratio`` is the input scale divided by the output scale;
+    ``attributes`` are those of the ONNX node.
     """
 
     input: str
     output: str
     dtype: str
-    zero_point: int
+    ratio: float
+    zero_points: tuple
     attributes: dict
 
 
-def equal_scale_pools(model):
-    """Return the :class:`EqualScalePool` tuple of an ONNX model, in its order."""
+def average_pools(model):
+    """Return the :class:`Pool` tuple of an ONNX model, in its order."""
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -50,67 +59,57 @@ def equal_scale_pools(model):
             continue
         scales = [constants.get(names[0]) for names in (before, after)]
         zeros = [constants.get(names[1]) if len(names) > 1 and names[1] else np.uint8(0) for names in (before, after)]
-        if any(constant is None for constant in (*scales, *zeros)) or scales[0].item() != scales[1].item():
+        if any(constant is None for constant in (*scales, *zeros)):
             continue
-        if np.asarray(zeros[0]).item() == np.asarray(zeros[1]).item():
-            attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-            dtype = np.asarray(zeros[1]).dtype.name
-            zero_point = np.asarray(zeros[1]).item()
-            found.append(EqualScalePool(input=value, output=output, dtype=dtype, zero_point=zero_point, attributes=attributes))
+        found.append(
+            Pool(
+                input=value,
+                output=output,
+                dtype=np.asarray(zeros[1]).dtype.name,
+                ratio=scales[0].item() / scales[1].item(),
+                zero_points=tuple(np.asarray(zero).item() for zero in zeros),
+                attributes={entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute},
+            )
+        )
     return tuple(found)
 
 
 def is_tie(pool, x, y):
-    """Return where the exact average is halfway between two integers and ``y`` is the even one.
+    """Return where the exact average is a tie within the error of float32 and ``y`` is one of the two integers.
 
     Parameters
     ----------
     x, y : integer arrays ``[inferences, 1, channels, …]``
         The pool's input and output.
     """
-    integers = x.astype(np.int64) - pool.zero_point
-    windows, counts = _windows(pool, integers, y.shape[3:])
-    tie = (2 * windows) % (2 * counts) == counts
-    return tie & (_rounded(windows, counts) + pool.zero_point == y)
-
-
-def _rounded(numerator, denominator):
-    """Divide and round half to even, in integers."""
-    quotient, remainder = np.divmod(numerator, denominator)
-    return quotient + ((2 * remainder > denominator) | ((2 * remainder == denominator) & (quotient % 2 == 1)))
+    zero_point, output_zero_point = (zero - 128 if pool.dtype == "uint8" else zero for zero in pool.zero_points)
+    sums, pixels, divisors = _windows(pool, x.astype(np.int64) - pool.zero_points[0], y.shape[3:])
+    factor = pool.ratio / divisors
+    value = sums * factor
+    error = float_error(sums, pixels, factor, zero_point, output_zero_point)
+    tie = np.abs(value - np.floor(value) - 0.5) <= error
+    return tie & (np.abs(y.astype(np.int64) - pool.zero_points[1] - value) <= 0.5 + error)
 
 
 def _windows(pool, x, output):
-    """Return the sum of each window over ``x`` (zero where outside), and the divisor of each output pixel."""
-    rank = len(output)
+    """Return of each window the sum (zero where outside), the number of pixels inside, and the divisor."""
+    rank, size = len(output), x.shape[3:]
     kernel = pool.attributes["kernel_shape"]
     strides = pool.attributes.get("strides") or [1] * rank
     dilations = pool.attributes.get("dilations") or [1] * rank
-    begins = _begins(pool, x.shape[3:], output, kernel, strides, dilations)
-    ends = [
-        max(0, (size - 1) * stride + (extent - 1) * dilation + 1 - begin - length)
-        for size, stride, extent, dilation, begin, length in zip(output, strides, kernel, dilations, begins, x.shape[3:])
-    ]
-    pads = list(pool.attributes.get("pads") or [0] * 2 * rank)
-    margins = [(0, 0)] * 3 + list(zip(begins, ends))
-    inside = np.pad(np.ones(x.shape[3:], np.int64), margins[3:])
-    if pool.attributes.get("count_include_pad"):
-        inside = np.pad(np.ones(x.shape[3:], np.int64), list(zip(pads[:rank], pads[rank:])), constant_values=1)
-        missing = [
-            (0, max(0, margin + length + end - size))
-            for margin, length, end, size in zip(begins, x.shape[3:], ends, inside.shape)
-        ]
-        inside = np.pad(inside, missing)
-    padded = np.pad(x, margins)
-    sums, counts = 0, 0
+    begins = _begins(pool, size, output, kernel, strides, dilations)
+    reach = [(out - 1) * s + (k - 1) * d + 1 for out, s, k, d in zip(output, strides, kernel, dilations)]
+    margins = [(begin, max(0, last - begin - length)) for begin, last, length in zip(begins, reach, size)]
+    padded = np.pad(x, [(0, 0)] * 3 + margins)
+    inside = np.pad(np.ones(size, np.int64), margins)
+    sums, pixels = 0, 0
     for place in np.ndindex(*kernel):
-        slices = tuple(
-            slice(tap * dilation, tap * dilation + (size - 1) * stride + 1, stride)
-            for tap, dilation, size, stride in zip(place, dilations, output, strides)
-        )
-        sums = sums + padded[(..., *slices)]
-        counts = counts + inside[slices]
-    return sums, np.maximum(counts, 1)
+        taps = tuple(slice(t * d, t * d + (out - 1) * s + 1, s) for t, d, s, out in zip(place, dilations, strides, output))
+        sums = sums + padded[(..., *taps)]
+        pixels = pixels + inside[taps]
+    pixels = np.maximum(pixels, 1)
+    divisors = np.full_like(pixels, np.prod(kernel)) if pool.attributes.get("count_include_pad") else pixels
+    return sums, pixels, divisors
 
 
 def _begins(pool, size, output, kernel, strides, dilations):

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from celosia.rtl.config import EngineConfig
-from celosia.tools.backends import BACKENDS, create_backend
+from celosia.tools import program
+from celosia.tools.backends import BACKENDS, create_backend, prepare_backend
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.pipeline import compile_model
 from celosia.tools.errors import BadConfig, BadInput
@@ -86,6 +87,10 @@ class InferenceSession:
         """The :class:`~celosia.tools.report.Report` of the last run; None before the first."""
         return self._report
 
+    def prepare(self):
+        """Build what the first run would have to build, such as the simulator."""
+        prepare_backend(self.on, self.config)
+
     def run(self, output_names, input_feed, *, progress=None):
         """Run the model.
 
@@ -138,6 +143,8 @@ class InferenceSession:
 
 def open_model(path, config, options=None, keep=()):
     """Compile an ONNX file, or read what `celosia compile` wrote."""
+    if program.is_program_file(path):
+        return program.load(path, config)
     return compile_model(path, config, options, keep=keep)
 
 

@@ -1,0 +1,109 @@
+"""The command ``celosia``: arguments, and errors as one sentence. The commands themselves are in :mod:`celosia.tools.commands`."""
+
+import argparse
+import importlib
+import sys
+
+import celosia
+from celosia.rtl.config import PRESETS, BadConfig
+from celosia.tools.errors import CelosiaError
+
+__all__ = ["main", "parser"]
+
+BACKENDS = ("verilator", "icarus", "golden")
+PASSES = "importer, legalise, quantise, partition, fuse, layout, tile, schedule, allocate, emit"
+
+
+def parser():
+    """Return the argument parser of all commands."""
+    result = argparse.ArgumentParser(
+        prog="celosia",
+        description="Celosia runs quantised ONNX models on an int8 tensor engine, with the integers of ONNX Runtime.",
+        epilog="`celosia COMMAND --help` explains a command; `celosia demo` shows everything at work.",
+    )
+    result.add_argument("--version", action="version", version=f"celosia {celosia.__version__}")
+    debug = argparse.ArgumentParser(add_help=False)
+    for place in (result, debug):
+        place.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback of an error")
+    engine = argparse.ArgumentParser(add_help=False)
+    engine.add_argument(
+        "--engine", metavar="PRESET|FILE.json", default="mac256",
+        help=f"the engine's configuration: {', '.join(PRESETS)}, or a JSON file (default mac256)",
+    )  # fmt: skip
+    backend = argparse.ArgumentParser(add_help=False)
+    backend.add_argument(
+        "--on", choices=BACKENDS, default="verilator",
+        help="simulate the RTL with Verilator (default) or Icarus Verilog, or compute with the golden executor, which has no cycles",
+    )  # fmt: skip
+    backend.add_argument("--json", metavar="FILE", help="write the report as JSON")
+    backend.add_argument("--timeline", metavar="FILE.svg", help="draw what each unit did in the first inference")
+    commands = result.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+
+    def command(name, summary, *parents):
+        return commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[debug, *parents]
+        )
+
+    run = command("run", "run a model on the engine and report cycles per layer", engine, backend)
+    run.add_argument("model", metavar="MODEL.onnx|PROGRAM", help="a quantised ONNX model, or a file of `celosia compile`")
+    run.add_argument(
+        "--input", metavar="IN.npz|IN.npy", required=True,
+        help="arrays by graph input name, first dimension: number of inferences (.npy: the only input)",
+    )  # fmt: skip
+    run.add_argument("--output", metavar="OUT.npz", help="write the outputs, by graph output name")
+    run.add_argument(
+        "--check", nargs="?", const="outputs", choices=("outputs", "layers"),
+        help="compare every output element with ONNX Runtime, or with =layers every intermediate tensor too; "
+        "exit code 1 on any difference",
+    )  # fmt: skip
+    run.add_argument("--strict", action="store_true", help="refuse a model of which a node would run on the host")
+    run.add_argument("--limit", metavar="N", type=int, help="run only the first N inferences")
+
+    build = command("compile", "compile a model into a program file", engine)
+    build.add_argument("model", metavar="MODEL.onnx")
+    build.add_argument("-o", "--output", metavar="PROGRAM", help="the program file to write")
+    build.add_argument(
+        "--dump-after", metavar="PASS", action="append", default=[], help=f"print the result of a pass: {PASSES}"
+    )
+    build.add_argument("--listing", action="store_true", help="print the instructions")
+
+    explain = command(
+        "explain", "say of each node where it runs, and why not on the engine; exit code 0 if the engine runs all", engine
+    )
+    explain.add_argument("model", metavar="MODEL.onnx")
+    command("engines", "list the engine presets")
+    command("ops", "list the supported operators and their constraints")
+    demo = command("demo", "run handwritten digits through a small network and check every number", engine, backend)
+    demo.add_argument("--limit", metavar="N", type=int, help="run only the first N images")
+    return result
+
+
+def main(argv=None):
+    """Run the command line; return the exit code: 0, or 1 after an error or a difference."""
+    options = parser().parse_args(argv)
+    debug = getattr(options, "debug", False)
+    try:
+        module = importlib.import_module(f"celosia.tools.commands.{options.command}")
+        return module.run(options)
+    except (CelosiaError, BadConfig) as error:
+        if debug:
+            raise
+        return _fail(error)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of the output has gone; there is nobody to tell
+        return 1
+    except KeyboardInterrupt:
+        return _fail("interrupted", code=130)
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(f"internal error, please report it with the output of --debug: {type(error).__name__}: {error}")
+
+
+def _fail(problem, code=1):
+    print(f"celosia: {problem}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

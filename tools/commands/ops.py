@@ -1,0 +1,20 @@
+"""``celosia ops``."""
+
+from rich.table import Table
+
+from celosia.tools import ops
+from celosia.tools.commands.console import output
+
+__all__ = ["run"]
+
+
+def run(options):
+    """Print the supported operators: family, ONNX operators, and the sentences of their constraints."""
+    table = Table(title="operators on the engine; every other one runs on the host", title_justify="left", show_lines=True)
+    table.add_column("family")
+    table.add_column("ONNX operators", overflow="fold")
+    table.add_column("on the engine if")
+    for family, operators, sentences in ops.rows():
+        table.add_row(family, ", ".join(operators), "\n".join(sentences))
+    output().print(table)
+    return 0

@@ -1,0 +1,72 @@
+"""Reading what users give, and writing files that are either whole or not there."""
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from celosia.tools.errors import BadFile, BadInput
+
+__all__ = ["read_inputs", "replacing"]
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary path beside ``path``; it takes its place when the block ends well, and is removed otherwise.
+
+    Raises
+    ------
+    BadFile
+        If the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadFile(path, f"cannot be written: {error.strerror or error}") from None
+
+
+def read_inputs(path, names):
+    """Read the arrays of a ``.npz`` or ``.npy`` file for the graph inputs ``names``.
+
+    Returns
+    -------
+    dict of name to array
+        A ``.npy`` file's array goes to the only input.
+
+    Raises
+    ------
+    BadFile, BadInput
+        If the file cannot be read, or is a ``.npy`` file and there are several inputs.
+    """
+    path = Path(path)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            if len(names) != 1:
+                listed = ", ".join(names)
+                raise BadInput(
+                    names[0], f"cannot come from {path.name}, which holds one array for the inputs {listed}; use .npz"
+                )
+            return {names[0]: loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        raise BadFile(path, "no such file") from None
+    except (EOFError, ValueError, zipfile.BadZipFile):
+        raise BadFile(path, "must be a .npz or .npy file of numbers") from None
+    except OSError as error:
+        raise BadFile(path, f"cannot be read: {error.strerror or error}") from None
