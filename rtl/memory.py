@@ -1,0 +1,263 @@
+"""The engine's memories: activations in interleaved banks, weights, channel parameters, program.
+
+Every bank has one synchronous read port and one write port with byte enables, so that it maps to simple dual-port block RAM. The
+host has no ports of its own: it borrows the engine's while that is idle. What a read returns that meets a write of the same entry in
+the same cycle is undefined (tokens keep readers behind writers, and block RAM needs no bypass); the next read sees the new value.
+"""
+
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import *
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In
+from amaranth.utils import ceil_log2
+
+from celosia.rtl.fetch import ProgramReadSignature
+from celosia.rtl.interfaces import ActReadSignature, ActWrite, HostSignature, ParamReadSignature, WeightReadSignature
+
+__all__ = ["ActivationMemory", "ParamMemory", "ProgramMemory", "WeightMemory"]
+
+_ATTRS = {"no_rw_check": 1}
+"""Tells Yosys that a read beside a write of the same entry may return anything; otherwise it builds a bypass around block RAM."""
+
+
+def _select(index, values):
+    """Return ``values[index]`` of a power of two of values as a tree of two-way multiplexers, which ECP5 has behind its LUTs."""
+    half = len(values) // 2
+    return Mux(index[ceil_log2(half)], _select(index, values[half:]), _select(index, values[:half])) if half else values[0]
+
+
+class _HostView:
+    """The host's window on entries of ``size`` bytes: address decoder, byte enables, and the way back of read data.
+
+    Members
+    -------
+    entry, mask, value
+        The entry addressed; the bytes of it to write in this cycle; the entry's bytes, all words of it the same.
+    """
+
+    def __init__(self, m, host, *, size, depth):
+        self._host = host
+        words = 1 << ceil_log2(-(-size // 4))
+        self._word = host.addr[: ceil_log2(words)]
+        address = host.addr[ceil_log2(words) :]
+        self._inside = Signal()
+        m.d.comb += self._inside.eq(address < depth)
+        self.entry = address[: ceil_log2(depth)]
+        hits = [host.we & self._inside & (self._word == n) for n in range(words)]
+        self.mask = Cat(hits[n // 4] & host.sel[n % 4] for n in range(size))
+        self.value = Cat(host.w_data.word_select(n % 4, 8) for n in range(size))
+        self._words = words
+
+    def answer_entry(self, m, entry):
+        """Take ``entry`` as what was read one cycle after ``re``.
+
+        Every word has a register that block RAM feeds directly and that is cleared unless its word is meant; what is left to do is an
+        OR, in LUTs half of a multiplexer.
+        """
+        hits = [_delayed(m, self._host.re & self._inside & (self._word == n)) for n in range(self._words)]
+        words = [Signal(32, name=f"word{n}") for n in range(self._words)]
+        for n, (hit, word) in enumerate(zip(hits, words)):
+            m.d.sync += word.eq(0)
+            with m.If(hit):
+                m.d.sync += word.eq(entry[32 * n : 32 * n + 32])
+        self._hold(m, reduce(or_, words))
+
+    def answer_late(self, m, entry):
+        """Take ``entry`` as what was read two cycles after ``re``."""
+        words = [entry[32 * n : 32 * n + 32] for n in range(self._words)]
+        word, inside = _delayed(m, _delayed(m, self._word)), _delayed(m, _delayed(m, self._inside))
+        self._hold(m, Mux(inside, _select(word, words), 0))
+
+    def _hold(self, m, word):
+        with m.If(_delayed(m, _delayed(m, self._host.re))):
+            m.d.sync += self._host.r_data.eq(word)
+
+
+def _delayed(m, value):
+    late = Signal.like(value, reset_less=True)
+    m.d.sync += late.eq(value)
+    return late
+
+
+def _entry_memory(m, host, reads, *, width, depth):
+    """Build banks of ``depth`` entries of ``width`` bits, one for each of ``reads``, side by side in the host's entries."""
+    view = _HostView(m, host, size=width // 8 * len(reads), depth=depth)
+    outputs = []
+    for number, port in enumerate(reads):
+        bank = memory.Memory(shape=unsigned(width), depth=depth, init=[], attrs=_ATTRS)
+        m.submodules[f"bank{number}"] = bank
+        write, read = bank.write_port(granularity=8), bank.read_port()
+        m.d.comb += [
+            write.addr.eq(view.entry),
+            write.data.eq(view.value.word_select(number, width)),
+            write.en.eq(view.mask.word_select(number, width // 8)),
+            read.addr.eq(Mux(host.re, view.entry, port.addr)),
+            read.en.eq(port.en | host.re if hasattr(port, "en") else 1),
+            Value.cast(port.data).eq(read.data),
+        ]
+        outputs.append(read.data)
+    view.answer_entry(m, Cat(outputs))
+
+
+class WeightMemory(wiring.Component):
+    """Weight tiles, in ``weight_rows`` banks of ``cols`` bytes that are read at addresses of their own.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    read0, read1, … : ``In(WeightReadSignature)``
+        One per bank; latency one cycle.
+    host : ``In(HostSignature)``
+        Entry ``e`` is ``weight_rows * cols`` bytes, bank ``j`` at bytes ``j * cols`` … of it.
+    """
+
+    def __init__(self, *, config):
+        self.config = config
+        reads = {f"read{bank}": In(WeightReadSignature(cols=config.cols)) for bank in range(config.weight_rows)}
+        super().__init__({**reads, "host": In(HostSignature())})
+
+    @property
+    def reads(self):
+        """The banks' read ports, in order."""
+        return [getattr(self, f"read{bank}") for bank in range(self.config.weight_rows)]
+
+    def elaborate(self, platform):
+        m = Module()
+        _entry_memory(m, self.host, self.reads, width=8 * self.config.cols, depth=self.config.weight_depth)
+        return m
+
+
+class ParamMemory(wiring.Component):
+    """Channel parameters: ``param_depth`` entries of ``lanes`` times 64 bits.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    read : ``In(ParamReadSignature)``
+        Latency one cycle.
+    host : ``In(HostSignature)``
+    """
+
+    def __init__(self, *, config):
+        self.config = config
+        super().__init__({"read": In(ParamReadSignature(lanes=config.lanes)), "host": In(HostSignature())})
+
+    def elaborate(self, platform):
+        m = Module()
+        _entry_memory(m, self.host, [self.read], width=64 * self.config.lanes, depth=self.config.param_depth)
+        return m
+
+
+class ProgramMemory(wiring.Component):
+    """``program_depth`` instructions.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    read : ``In(ProgramReadSignature)``
+        Latency one cycle; holds its data while ``en`` is low.
+    host : ``In(HostSignature)``
+    """
+
+    def __init__(self, *, config):
+        self.config = config
+        super().__init__({"read": In(ProgramReadSignature()), "host": In(HostSignature())})
+
+    def elaborate(self, platform):
+        m = Module()
+        _entry_memory(m, self.host, [self.read], width=len(self.read.data), depth=self.config.program_depth)
+        return m
+
+
+class ActivationMemory(wiring.Component):
+    """``act_depth`` words of ``rows`` bytes in ``act_banks`` banks; word ``a`` lies in bank ``a % act_banks``.
+
+    In one cycle each bank serves one reader and one writer, the first in the order of the members below that addresses it. Read
+    data come :data:`~celosia.rtl.interfaces.ACT_READ_LATENCY` cycles after the request. A write taken in one cycle is seen by reads
+    from the next. Addresses must be below ``act_depth``: the units check that.
+
+    Parameters
+    ----------
+    config : EngineConfig
+
+    Members
+    -------
+    read_execute, read_store, read_load : ``In(ActReadSignature)``
+        ``read_execute.ready`` is always high.
+    write_store, write_load : ``In(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
+        ``write_store.ready`` is always high.
+    host : ``In(HostSignature)``
+        Uses the load unit's places.
+    """
+
+    def __init__(self, *, config):
+        self.config = config
+        read = ActReadSignature(rows=config.rows)
+        write = stream.Signature(ActWrite(rows=config.rows))
+        super().__init__({
+            **{f"read_{unit}": In(read) for unit in ("execute", "store", "load")},
+            **{f"write_{unit}": In(write) for unit in ("store", "load")},
+            "host": In(HostSignature()),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config, host = self.config, self.host
+        bits = ceil_log2(config.act_banks)
+        view = _HostView(m, host, size=config.rows, depth=config.act_depth)
+        shape = data.ArrayLayout(8, config.rows)
+
+        ports = []
+        for bank in range(config.act_banks):
+            words = memory.Memory(shape=shape, depth=config.act_depth // config.act_banks, init=[], attrs=_ATTRS)
+            m.submodules[f"bank{bank}"] = words
+            ports.append((words.read_port(), words.write_port(granularity=1)))
+        read_data = [Value.cast(read.data) for read, _ in ports]
+
+        # Readers, first to last. A lower one is refused when its bank is asked for above, served there or not.
+        load_addr = Signal(16)
+        m.d.comb += load_addr.eq(Mux(host.re, view.entry, self.read_load.addr))
+        above = []
+        for port, addr in ((self.read_execute, self.read_execute.addr), (self.read_store, self.read_store.addr),
+                           (self.read_load, load_addr)):  # fmt: skip
+            m.d.comb += port.ready.eq(~Cat(other & (bank == addr[:bits]) for other, bank, _ in above).any())
+            above.append((port.valid, addr[:bits], addr[bits:]))
+            m.d.sync += Value.cast(port.data).eq(_select(_delayed(m, addr[:bits]), read_data))
+        (execute, execute_bank, execute_index), (store, store_bank, store_index), (_, _, load_index) = above
+        for bank, (read, _) in enumerate(ports):
+            m.d.comb += read.addr.eq(Mux(execute & (execute_bank == bank), execute_index,
+                                         Mux(store & (store_bank == bank), store_index, load_index)))  # fmt: skip
+        view.answer_late(m, Value.cast(self.read_load.data))
+
+        # Writers: the host's word joins the load unit's before the banks, where it costs one multiplexer, not one per bank.
+        first, last = self.write_store, self.write_load
+        addr, value, mask = Signal(16), Signal(shape), Signal(config.rows)
+        with m.If(host.we):
+            m.d.comb += [addr.eq(view.entry), Value.cast(value).eq(view.value), mask.eq(view.mask)]
+        with m.Else():
+            m.d.comb += [addr.eq(last.payload.addr), value.eq(last.payload.data)]
+            m.d.comb += mask.eq(Mux(last.valid, last.payload.mask, 0))
+        m.d.comb += [
+            first.ready.eq(1),
+            last.ready.eq(~(first.valid & (first.payload.addr[:bits] == last.payload.addr[:bits]))),
+        ]
+        for bank, (_, write) in enumerate(ports):
+            with m.If(first.valid & (first.payload.addr[:bits] == bank)):
+                m.d.comb += [write.addr.eq(first.payload.addr[bits:]), write.data.eq(first.payload.data)]
+                m.d.comb += write.en.eq(first.payload.mask)
+            with m.Else():
+                m.d.comb += [write.addr.eq(addr[bits:]), write.data.eq(value)]
+                with m.If(addr[:bits] == bank):
+                    m.d.comb += write.en.eq(mask)
+        return m
