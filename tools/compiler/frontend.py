@@ -1,12 +1,12 @@
 """The front half of the compiler: an ONNX file becomes segments for engine and host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.fuse import fuse
 from celosia.tools.compiler.importer import load
 from celosia.tools.compiler.legalise import legalise
-from celosia.tools.compiler.partition import partition
+from celosia.tools.compiler.partition import MOVES_ONLY, partition
 from celosia.tools.compiler.quantise import quantise
 
 __all__ = ["Frontend", "lower"]
@@ -62,7 +62,7 @@ def lower(path, *, keep=(), observe=None):
     divided = partition(graph, quantised)
     observe("partition", divided)
     segments = tuple(fuse(segment, keep=keep) if isinstance(segment, ir.Graph) else segment for segment in divided.segments)
-    observe("fuse", segments)
+    observe("fuse", replace(divided, segments=segments))
     return Frontend(
         file=source.file,
         sha256=source.sha256,
@@ -84,7 +84,7 @@ def _rows(source, decisions, divided):
         where = "engine" if on_engine else "host"
         note = decision.lowered.note if decision.lowered else decision.reason
         if decision.is_view and not on_engine:
-            note = "It only moves elements, for the host."
+            note = MOVES_ONLY
         for name in operation.sources:
             if name not in found or on_engine:
                 found[name] = (where, note, operation)

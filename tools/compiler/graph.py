@@ -21,6 +21,10 @@ class Value:
     def unsigned(self):
         return self.dtype == np.uint8
 
+    def dump(self):
+        quantisation = f" scale {self.scale:.6g} zero point {self.zero_point}" if self.scale is not None else ""
+        return f"{self.dtype}{list(self.shape)}{quantisation}"
+
     @property
     def is_quantised(self):
         return self.dtype in (np.dtype(np.int8), np.dtype(np.uint8))
@@ -78,6 +82,13 @@ class OperationGraph:
     outputs: tuple
     constants: dict
     header: object
+
+    def dump(self):
+        lines = []
+        for operation in self.operations:
+            made = ", ".join(f"{name} {self.values[name].dump()}" for name in operation.outputs if name in self.values)
+            lines.append(f"{operation.name}: {operation.form}({', '.join(operation.inputs)}) -> {made}")
+        return "\n".join(lines)
 
     def producers(self):
         return {name: operation for operation in self.operations for name in operation.outputs}

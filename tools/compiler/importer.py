@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx.printer
 import onnxruntime
+from onnx import TensorProto
 
 from celosia.tools.errors import BadModel, UnsupportedOperator
 
@@ -42,6 +44,13 @@ class Source:
     model: onnx.ModelProto
     inputs: tuple
     outputs: tuple
+
+    def dump(self):
+        """Return the graph without its constants as text."""
+        graph = onnx.GraphProto()
+        graph.CopyFrom(self.model.graph)
+        del graph.initializer[:]
+        return onnx.printer.to_text(graph)
 
 
 def node_name(node):
@@ -106,7 +115,7 @@ def _parse(data, file):
         raise BadModel(file, "is not an ONNX file, or is cut short", "export or download it again") from None
     if not model.graph.node or not model.opset_import:
         raise BadModel(file, "holds no ONNX graph", "export or download it again")
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise BadModel(file, "keeps its weights in another file", "save it as one file: onnx.save(onnx.load(path), path)")
     return model
 
@@ -135,6 +144,8 @@ def _check_operators(model, file):
 
 
 def _check_quantised(model, file):
+    if any(value.type.tensor_type.elem_type in (TensorProto.INT8, TensorProto.UINT8) for value in model.graph.input):
+        return
     operators = {node.op_type for node in model.graph.node}
     remedy = "quantise it first, for example with onnxruntime.quantization.quantize_static"
     if any(operator == "QuantizeLinear" or operator.startswith(("QLinear", "QGemm")) for operator in operators):

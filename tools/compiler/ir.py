@@ -48,6 +48,10 @@ class Tensor:
     def elements(self):
         return self.channels * self.height * self.width
 
+    def dump(self):
+        kind = ("u" if self.unsigned else "") + "int8"
+        return f"{self.name} {self.channels}x{self.height}x{self.width} {kind} scale {self.scale:.6g} zero point {self.zero_point}"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AddOperand:
@@ -86,6 +90,24 @@ class Node:
     @property
     def inputs(self):
         return (self.input,) + ((self.add.tensor,) if self.add else ())
+
+    def dump(self):
+        """Return one line: kind, window, and what is fused."""
+        words = [type(self).__name__, self.name, f"({self.operator})", self.input]
+        kernel = getattr(self, "kernel", None) or (self.weight.shape if hasattr(self, "weight") else None)
+        if kernel:
+            words.append("kernel " + "x".join(map(str, kernel)))
+        for name, plain in (("stride", (1, 1)), ("dilation", (1, 1)), ("pads", (0, 0, 0, 0)), ("group", 1)):
+            value = getattr(self, name, plain)
+            if value != plain:
+                words.append(f"{name} {value}")
+        if (self.low, self.high) != (-128, 127):
+            words.append(f"clip {self.low}…{self.high}")
+        if self.table is not None:
+            words.append("table")
+        if self.add:
+            words.append(f"+ {self.add.tensor}")
+        return " ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,6 +158,13 @@ class Graph:
     nodes: tuple
     inputs: tuple  # names
     outputs: tuple  # names
+
+    def dump(self):
+        """Return a listing: a line for each tensor that comes in and for each node, with the tensor it makes."""
+        lines = [f"engine {self.name}: {', '.join(self.inputs)} -> {', '.join(self.outputs)}"]
+        lines += [f"  input {self.tensors[name].dump()}" for name in self.inputs]
+        lines += [f"  {node.dump()} -> {self.tensors[node.output].dump()}" for node in self.nodes]
+        return "\n".join(lines)
 
     def replace(self, **changes):
         return dataclasses.replace(self, **changes)

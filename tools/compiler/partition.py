@@ -13,7 +13,10 @@ from onnx import helper
 from celosia.tools.compiler import ir
 from celosia.tools.program import HostSegment
 
-__all__ = ["Partition", "partition"]
+__all__ = ["MOVES_ONLY", "Partition", "partition"]
+
+MOVES_ONLY = "It only moves elements, and the host reads them."
+"""Why an operation is on the host that the engine would not even have to compute."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,6 +26,9 @@ class Partition:
     segments: tuple
     engine: frozenset  # operation outputs
     host: frozenset
+
+    def dump(self):
+        return "\n\n".join(_dump(segment) for segment in self.segments)
 
 
 def partition(graph, quantised):
@@ -59,6 +65,13 @@ def partition(graph, quantised):
         engine=frozenset(i.operation.output for make, items in segments if make is _engine_segment for i in items),
         host=frozenset(i.operation.output for make, items in segments if make is _host_segment for i in items),
     )
+
+
+def _dump(segment):
+    if isinstance(segment, ir.Graph):
+        return segment.dump()
+    lines = [f"host: {', '.join(segment.inputs)} -> {', '.join(segment.outputs)}"]
+    return "\n".join(lines + [f"  {name} ({operator}): {reason}" for name, operator, reason in segment.nodes])
 
 
 @dataclass(frozen=True)
@@ -201,7 +214,7 @@ def _host_segment(graph, items, wanted, position, tensors):
         onnx=model.SerializeToString(),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        nodes=tuple((i.operation.name, i.operation.operator, i.decision.reason) for i in items),
+        nodes=tuple((i.operation.name, i.operation.operator, i.decision.reason or MOVES_ONLY) for i in items),
     )
 
 

@@ -21,6 +21,13 @@ class Decision:
         """Nothing is computed: readers find the elements in another tensor."""
         return self.lowered is not None and self.lowered.node is None
 
+    def dump(self):
+        if self.lowered is None:
+            return f"host    {self.operation.name} ({self.operation.operator}): {self.reason}"
+        if self.is_view:
+            return f"view    {self.operation.name} ({self.operation.operator}): elements of {self.lowered.view.tensor.name}"
+        return f"engine  {self.lowered.node.dump()}"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantised:
@@ -28,6 +35,9 @@ class Quantised:
 
     decisions: tuple
     tensors: dict
+
+    def dump(self):
+        return "\n".join(decision.dump() for decision in self.decisions)
 
 
 def quantise(graph):
@@ -48,23 +58,31 @@ def quantise(graph):
 
 def _lower(operation, features):
     family = FORMS.get(operation.form)
-    if family is None:
-        raise Refused(_why_not(operation, features))
+    values = [features.value(name) for name in (*operation.inputs, *operation.outputs) if name in features.graph.values]
+    if family is None or any(value.dtype.kind == "f" for value in values):
+        raise Refused(_why_not(operation, values, features))
     for constraint in family.constraints:
         if not constraint(operation, features):
             raise Refused(sentence(constraint))
     return family.lower(operation, features)
 
 
-def _why_not(operation, features):
+def _why_not(operation, values, features):
     """Return the sentence for an operation that no family takes."""
     operator = operation.operator.removeprefix("QLinear")
-    types = [features.value(name).dtype for name in (*operation.inputs, *operation.outputs) if name in features.graph.values]
     if operation.form in ("QuantizeLinear", "DequantizeLinear"):
         return "Quantisation between float and integer tensors is done on the host."
-    if any(dtype.kind == "f" for dtype in types):
-        known = {name for family in FORMS.values() for name in family.operators}
-        if operator in known:
-            return f"ONNX Runtime computes this {operator} in floating point: its result is not quantised by the next node alone."
-        return f"{operator} is computed in floating point."
-    return f"The engine has no {operator}."
+    if all(value.dtype.kind != "f" for value in values):
+        return f"The engine has no {operator}."
+    readers = [reader.operator for name in operation.outputs for reader in features.readers(name)]
+    activation = next((reader for reader in readers if reader in ("Relu", "Clip")), None)
+    if operation.form == "FusedConv":
+        activation = operation.attributes.get("activation", b"Relu").decode()
+    if activation and operator in ("Conv", "Gemm", "MatMul", "Add"):
+        return (
+            f"ONNX Runtime computes this {operator} in floating point, for the {activation} after it limits more than the "
+            f"quantisation does: give the result the range of the {activation}."
+        )
+    if any(operator in family.operators for family in FORMS.values()):
+        return f"ONNX Runtime computes this {operator} in floating point: not all of its operands and its result are quantised."
+    return f"{operator} is computed in floating point."

@@ -112,7 +112,7 @@ FAMILIES = (
             "Abs", "Clip", "Elu", "Erf", "Exp", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Neg", "QLinearLeakyRelu",
             "QLinearSigmoid", "QuantizeLinear", "Relu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "…",
         ),
-        forms=("Unary", "QLinearLeakyRelu", "QLinearSigmoid"),
+        forms=("Unary", "QLinearLeakyRelu", "QLinearSigmoid", "Abs", "Clip", "Neg", "Relu", "Sign"),
         constraints=(one_table, input_is_8_bit, first_dimension_is_one),
         lower=lower_unary,
     ),

@@ -9,6 +9,10 @@ from celosia.tools.compiler import ir
 __all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "read_zero_point", "sentence"]
 
 
+PRODUCTS = ("QGemm", "QLinearMatMul")
+IN_PLACE = ("QLinearAdd", "QLinearLeakyRelu", "QLinearSigmoid", "Unary")
+
+
 class Refused(Exception):
     """A lowering that found a reason against running the operation on the engine: the sentence the user reads."""
 
@@ -101,9 +105,14 @@ class Features:
 
     def __post_init__(self):
         self._consumers = self.graph.consumers()
+        self._producers = {name: (operation,) for name, operation in self.graph.producers().items()}
 
     def value(self, name):
         return self.graph.values[name]
+
+    def readers(self, name):
+        """Return the operations that read a value."""
+        return self._consumers.get(name, ())
 
     def view(self, name):
         """Return the :class:`View` of a value.
@@ -122,7 +131,7 @@ class Features:
         """Return the view of ``name``, which has to be a whole feature map with the zero point ``operation`` reads it with."""
         view = self.view(name)
         size = view.tensor.channels, view.tensor.height, view.tensor.width
-        shape = self.value(name).shape[1:]
+        shape = view.index.shape[1:]
         if not view.is_map or (shape if len(shape) == 3 else (*shape[:1], 1, *shape[1:])) != size:
             raise Refused("The engine reads feature maps as they were computed, and this input is a rearranged one.")
         if read_zero_point(operation, prefix, view.tensor) != view.tensor.zero_point:
@@ -180,8 +189,23 @@ class Features:
                 if not shape or shape[0] != 1:
                     return value.shape, False
                 continue
-            return shape, consumer.form in ("QLinearMatMul", "QGemm") and int(np.prod(shape[:-1])) > 1
-        return shape, False
+            break
+        return shape, len(shape) == 3 and self._is_matrix(name)
+
+    def _is_matrix(self, name):
+        """Whether the value is used as the rows of a matrix, itself or through operations that keep its elements in place."""
+        seen, waiting = set(), [name]
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for operation in (*self._consumers.get(name, ()), *self._producers.get(name, ())):
+                if operation.form in PRODUCTS:
+                    return True
+                if operation.form in IN_PLACE:
+                    waiting.extend((*operation.inputs, *operation.outputs))
+        return False
 
 
 def sentence(function):

@@ -53,9 +53,12 @@ def lower_pad(operation, features):
     top, left = ([0] + pads[2:rank])[-2:]
     bottom, right = ([0] + pads[rank + 2 :])[-2:]
     tensor = view.tensor
-    value = np.float32(operation.operands.get("input_2", operation.attributes.get("value", 0.0)))
-    steps = np.rint(value / np.float32(operation.operands["x_scale"].item()))
-    fill = int(np.clip(steps + tensor.zero_point, -128, 127))
+    fill = operation.operands.get("input_2", np.array(operation.attributes.get("value", 0.0))).item()
+    if operation.form == "FloatPad":
+        steps = np.rint(np.float32(fill) / np.float32(operation.operands["x_scale"].item()))
+        fill = int(np.clip(steps + tensor.zero_point, -128, 127))
+    else:
+        fill = int(fill) - (128 if tensor.unsigned else 0)
     return Lowered(view=View(tensor=tensor, index=view.index, pads=(top, left, bottom, right), pad_value=fill))
 
 
@@ -70,7 +73,7 @@ FAMILIES = (
     Family(
         name="Padding",
         operators=("Pad",),
-        forms=("FloatPad",),
+        forms=("FloatPad", "Pad"),
         constraints=(input_is_8_bit, only_spatial, keeps_quantisation),
         lower=lower_pad,
     ),

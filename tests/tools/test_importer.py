@@ -1,0 +1,125 @@
+"""What a user reads about a model that cannot be compiled."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from celosia.tools.compiler.importer import load
+from celosia.tools.compiler.legalise import legalise
+from celosia.tools.errors import BadModel, UnsupportedOperator
+
+
+def model(nodes, *, shape=(1, 4), inputs=None, opset=17, kind=TensorProto.INT8, domains=()):
+    constants = [
+        numpy_helper.from_array(np.float32(0.5), "scale"),
+        numpy_helper.from_array(np.int8(0), "zero"),
+        numpy_helper.from_array(np.ones((4, 4), np.float32), "w"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        inputs or [helper.make_tensor_value_info("x", kind, shape)],
+        [onnx.ValueInfoProto(name=nodes[-1].output[0])],
+        constants,
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(d, 1) for d in domains)], ir_version=9
+    )
+
+
+def dequantise():
+    return helper.make_node("DequantizeLinear", ["x", "scale", "zero"], ["xd"])
+
+
+def sentence(tmp_path, what):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(what if isinstance(what, bytes) else what.SerializeToString())
+    with pytest.raises((BadModel, UnsupportedOperator)) as caught:
+        legalise(load(path))
+    return str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(BadModel, match=r"^net.onnx: no such file; looked for .*net.onnx$"):
+        load(tmp_path / "net.onnx")
+
+
+def test_a_folder_is_no_model(tmp_path):
+    with pytest.raises(BadModel, match=r"cannot be read \(Is a directory\)"):
+        load(tmp_path)
+
+
+def test_a_truncated_file(tmp_path):
+    data = model([dequantise()]).SerializeToString()
+    expected = "net.onnx: is not an ONNX file, or is cut short; export or download it again"
+    for length in (len(data) // 2, len(data) - 1, 10):
+        assert sentence(tmp_path, data[:length]) == expected, length
+
+
+def test_files_that_are_something_else(tmp_path):
+    for data in (b"", b"hello, this is text\n", b"\x89PNG\r\n\x1a\n" + bytes(100), bytes(range(256))):
+        text = sentence(tmp_path, data)
+        assert text in (
+            "net.onnx: is not an ONNX file, or is cut short; export or download it again",
+            "net.onnx: holds no ONNX graph; export or download it again",
+        )
+
+
+def test_a_float_model_is_told_to_be_quantised(tmp_path):
+    text = sentence(tmp_path, model([helper.make_node("MatMul", ["x", "w"], ["y"])], kind=TensorProto.FLOAT))
+    assert text == (
+        "net.onnx: is a float model: no node of it is quantised; "
+        "quantise it first, for example with onnxruntime.quantization.quantize_static"
+    )
+
+
+def test_a_dynamic_shape_names_input_and_dimension(tmp_path):
+    text = sentence(tmp_path, model([dequantise()], shape=(1, 3, "height", 32)))
+    assert text == (
+        "net.onnx: input 'x' has a dynamic shape: dimension 2 is 'height'; export it with a fixed shape, "
+        "or fix it with python -m onnxruntime.tools.make_dynamic_shape_fixed"
+    )
+
+
+def test_a_fixed_batch_is_refused(tmp_path):
+    text = sentence(tmp_path, model([dequantise()], shape=(8, 4)))
+    assert text == (
+        "net.onnx: input 'x' has a fixed batch of 8; the engine runs one inference at a time: export it with a batch of 1"
+    )
+
+
+def test_an_unknown_operator_is_named(tmp_path):
+    text = sentence(tmp_path, model([helper.make_node("Frobnicate", ["x"], ["y"], name="n7")]))
+    assert text == "net.onnx: node 'n7' (Frobnicate): no operator of this name in ONNX operator set 17"
+    node = helper.make_node("Frob", ["x"], ["y"], domain="example.org")
+    text = sentence(tmp_path, model([node], domains=("example.org",)))
+    assert text == "net.onnx: node 'Frob→y' (Frob): no operator of this name in domain 'example.org'"
+
+
+def test_an_old_operator_set(tmp_path):
+    text = sentence(tmp_path, model([helper.make_node("Relu", ["x"], ["y"])], opset=8))
+    assert text == (
+        "net.onnx: uses ONNX operator set 8, and quantised operators exist since 10; convert it with onnx.version_converter"
+    )
+
+
+def test_what_onnx_runtime_refuses_is_passed_on(tmp_path):
+    text = sentence(tmp_path, model([dequantise(), helper.make_node("MatMul", ["xd", "xd"], ["y"])], shape=(1, 3)))
+    assert text.startswith("net.onnx: ONNX Runtime refuses it: ")
+    assert "\n" not in text
+
+
+def test_a_symbolic_batch_is_one(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(model([dequantise()], shape=("N", 4)), path)
+    source = load(path)
+    assert source.inputs == (("x", "int8", (1, 4)),)
+
+
+def test_a_value_to_keep_becomes_an_output(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(model([dequantise(), helper.make_node("Relu", ["xd"], ["y"])]), path)
+    assert [name for name, *_ in load(path, keep=["xd"]).outputs] == ["y", "xd"]
+    with pytest.raises(BadModel, match="has no value 'nothing' to keep"):
+        load(path, keep=["nothing"])
