@@ -7,8 +7,9 @@ from amaranth.lib.wiring import In, Out
 from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals
 
 __all__ = [
-    "ACC_READ_LATENCY", "ACT_READ_LATENCY", "AccReadSignature", "ActReadSignature", "ActWrite", "Done", "Error",
-    "HostSignature", "ParamReadSignature", "QueuedInstruction", "Trace", "UnitSignature", "WeightReadSignature",
+    "ACC_READ_LATENCY", "ACT_READ_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature", "ActWrite", "Done", "Error",
+    "HostSignature", "ParamReadSignature", "QueuedInstruction", "TableReadSignature", "Trace", "UnitSignature",
+    "WeightReadSignature",
 ]  # fmt: skip
 
 ACT_READ_LATENCY = 2
@@ -16,6 +17,9 @@ ACT_READ_LATENCY = 2
 
 ACC_READ_LATENCY = 2
 """Cycles from an accumulator read to its data."""
+
+TABLE_READ_LATENCY = 2
+"""Cycles from the address of an activation table's byte to the byte: block RAM, then a register."""
 
 
 class QueuedInstruction(data.Struct):
@@ -123,6 +127,16 @@ class ParamReadSignature(wiring.Signature):
 
     def __init__(self, *, lanes):
         super().__init__({"addr": Out(14), "data": In(64 * lanes)})
+
+
+class TableReadSignature(wiring.Signature):
+    """The read ports of the activation tables, from the reader's side; never stalls.
+
+    ``data[n]`` holds byte ``addr[n]`` (``table * 256 + index``) :data:`TABLE_READ_LATENCY` cycles later.
+    """
+
+    def __init__(self, *, lanes):
+        super().__init__({"addr": Out(data.ArrayLayout(12, lanes)), "data": In(data.ArrayLayout(8, lanes))})
 
 
 class HostSignature(wiring.Signature):
