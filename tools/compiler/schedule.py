@@ -72,7 +72,9 @@ class Schedule:
                 f" {name}={ref.buffer}+{ref.offset}" for name in ("source", "operand", "dest") if (ref := getattr(step, name))
             )
             size = f"{step.fields['tile_rows']}×{step.fields['tile_cols']}"
-            lines.append(f"{index:5} {step.opcode.name:8}{nodes[step.layer].name}: {size}{refs} bank={step.fields.get('bank', '-')}")
+            lines.append(
+                f"{index:5} {step.opcode.name:8}{nodes[step.layer].name}: {size}{refs} bank={step.fields.get('bank', '-')}"
+            )
         return "\n".join(lines)
 
 
@@ -278,7 +280,9 @@ class _Builder:
             scale, bias = np.broadcast_to(self.node.scale, channels), self.bias
         elif isinstance(self.node, Pool) and self.node.kind == "average":
             scales = self.node.scales
-            scale = np.full(channels, scales.get(count, max(scales.values())), np.float32)  # windows of padding only sum to zero
+            scale = np.full(
+                channels, scales.get(count, max(scales.values())), np.float32
+            )  # windows of padding only sum to zero
             bias = np.full(channels, -self.input.zero_point * self.kernel[0] * self.kernel[1])
         else:
             scale, bias = np.broadcast_to(self.node.scale, channels), np.zeros(channels, int)
@@ -307,6 +311,8 @@ def _folded_bias(graph, node, tensor):
     positive, negative = np.maximum(weight, 0).sum(1), np.minimum(weight, 0).sum(1)
     most, least = 127 - tensor.zero_point, -128 - tensor.zero_point
     bias = node.bias.astype(np.int64)
-    if (bias + positive * most + negative * least > INT32.max).any() or (bias + positive * least + negative * most < INT32.min).any():
+    if (bias + positive * most + negative * least > INT32.max).any() or (
+        bias + positive * least + negative * most < INT32.min
+    ).any():
         raise UnsupportedOperator(graph.name, node.name, node.operator, "its sums can exceed 32 bits")
     return (bias - tensor.zero_point * weight.sum(1)).astype(np.int32)

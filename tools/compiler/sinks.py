@@ -38,9 +38,7 @@ class ListingSink:
         self.lines.append(f"; {text}")
 
     def instruction(self, instruction):
-        shown = " ".join(
-            f"{name}={value}" for name, value in instruction.fields.items() if value or name in MINUS_ONE
-        )
+        shown = " ".join(f"{name}={value}" for name, value in instruction.fields.items() if value or name in MINUS_ONE)
         self.lines.append(f"{self._count:5}  {instruction.opcode.name:7} {shown}".rstrip())
         self._count += 1
 

@@ -157,7 +157,9 @@ class _Checker:
         bad &= (writers != unit) | (verb == "reads")  # a unit writes in order, but may read before its last write is done
         if bad.any():
             word, other = np.broadcast_to(words, bad.shape)[bad][0], earlier[bad][0]
-            self.fail(f"{verb} word {word}, and nothing makes it wait for instruction {other} of the {NAMES[self.units[other]]} unit")
+            self.fail(
+                f"{verb} word {word}, and nothing makes it wait for instruction {other} of the {NAMES[self.units[other]]} unit"
+            )
 
     def expect_owner(self, words, name, reader):
         wanted = self.number(name)

@@ -1,0 +1,347 @@
+"""The golden executor against the instruction set's text, read literally: plain loops over bytes."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from celosia.rtl.config import PRESETS, EngineConfig
+from celosia.rtl.isa import ErrorCode, Instruction, Opcode, encode
+from celosia.sim import numerics
+from celosia.sim.executor import Executor, GoldenError
+from celosia.tools.errors import BadInput, BadProgram
+from celosia.tools.program import Port, Program
+
+TEST = PRESETS["test"]
+UNEVEN = EngineConfig(
+    name="uneven", rows=8, cols=4, weight_rows=2, lanes=1, act_depth=512, act_banks=2, weight_tiles=64,
+    acc_depth=64, param_depth=64, tables=4, program_depth=64, unfold_streams=4,
+)  # fmt: skip
+CONFIGS = [TEST, UNEVEN, PRESETS["mac64"]]
+
+
+def program(config, *instructions, end=True, **images):
+    """Return a program of these instructions; images not given are empty."""
+    words = [encode(i) if isinstance(i, Instruction) else i for i in instructions]
+    words += [encode(Instruction(Opcode.END))] if end else []
+    facts = {
+        "weights": np.zeros((0, config.load_cycles, config.weight_rows, config.cols), np.int8),
+        "params": np.zeros((0, 2 * config.lanes), np.uint32),
+        "tables": np.zeros((0, 256), np.uint8),
+        "inputs": (),
+        "outputs": (),
+    } | images
+    image = np.frombuffer(b"".join(word.to_bytes(32, "little") for word in words), "<u4").reshape(-1, 8)
+    return Program(name="p", digest=config.digest, config=config.to_json(), instructions=image, layers=(), **facts)
+
+
+def random_machine(config, rng, *instructions):
+    """Return an executor with random memories, and the weights as ``[tile, row, col]``."""
+    tiles = rng.integers(-128, 128, (config.weight_tiles, config.rows, config.cols)).astype(np.int8)
+    packed = tiles.reshape(-1, config.weight_rows, config.load_cycles, config.cols).transpose(0, 2, 1, 3)
+    params = np.zeros((config.param_depth, config.lanes, 2), np.uint32)
+    params[..., 0] = rng.integers(-1000, 1000, params.shape[:2]).astype(np.int32).view(np.uint32)
+    params[..., 1] = rng.integers(1 << 23, 1 << 24, params.shape[:2]) | rng.integers(30, 34, params.shape[:2]) << 24
+    tables = rng.integers(0, 256, (config.tables, 256)).astype(np.uint8)
+    machine = Executor(
+        config, program(config, *instructions, weights=packed, params=params.reshape(len(params), -1), tables=tables)
+    )
+    machine.act[:] = rng.integers(-128, 128, machine.act.shape)
+    machine.acc[:] = rng.integers(-(1 << 20), 1 << 20, machine.acc.shape)
+    return machine, tiles
+
+
+def execute_by_hand(config, i, act, acc, tiles):
+    """Run an EXECUTE as the instruction set says, one multiplication after the other."""
+    touched = set()
+    number = 0
+    for ky in range(i.kernel_y):
+        for kx in range(i.kernel_x):
+            for b in range(i.blocks):
+                tile = tiles[i.weights if i.hold else i.weights + number]
+                number += 1
+                for y in range(i.tile_rows):
+                    for x in range(i.tile_cols):
+                        iy, ix = i.y0 + y * i.stride_y + ky * i.dilation_y, i.x0 + x * i.stride_x + kx * i.dilation_x
+                        if 0 <= iy < i.in_height and 0 <= ix < i.in_width:
+                            at = i.start + y * i.row_step + x * i.stride_x + ky * i.ky_step + kx * i.dilation_x
+                            word = act[(at + b * i.block_step) % 65536].astype(int)
+                            word = word ^ -128 if i.unsigned else word
+                        else:
+                            word = np.full(config.rows, i.pad)
+                        sums = [sum(int(word[r]) * int(tile[r, c]) for r in range(config.rows)) for c in range(config.cols)]
+                        block = b if i.per_block else 0
+                        entry = i.acc + (block * i.tile_rows + y) * i.tile_cols + x
+                        old = acc[i.bank, entry].astype(int)
+                        if entry not in touched and not i.accumulate:
+                            new = np.array(sums)
+                        else:
+                            new = np.maximum(old, sums) if i.max else old + sums
+                        touched.add(entry)
+                        acc[i.bank, entry] = ((new + (1 << 31)) % (1 << 32)) - (1 << 31)
+
+
+def random_execute(config, rng):
+    height, width, blocks = (int(n) for n in rng.integers(1, 6, 3))
+    tile_rows, tile_cols = (int(n) for n in rng.integers(1, 4, 2))
+    start = int(rng.integers(-20, 20))
+    return Instruction(
+        Opcode.EXECUTE,
+        weights=int(rng.integers(0, 8)),
+        start=start % 65536,
+        y0=int(rng.integers(-3, 3)),
+        x0=int(rng.integers(-3, 3)),
+        in_height=height,
+        in_width=width,
+        tile_rows=tile_rows,
+        tile_cols=tile_cols,
+        kernel_y=int(rng.integers(1, 4)),
+        kernel_x=int(rng.integers(1, 3)),
+        blocks=min(blocks, 3),
+        stride_y=int(rng.integers(1, 3)),
+        stride_x=int(rng.integers(1, 3)),
+        dilation_y=int(rng.integers(1, 3)),
+        dilation_x=int(rng.integers(1, 3)),
+        row_step=width,
+        ky_step=width,
+        block_step=30,
+        pad=int(rng.integers(-128, 128)),
+        acc=int(rng.integers(0, 8)),
+        **{flag: int(rng.integers(0, 2)) for flag in ("bank", "unsigned", "hold", "per_block", "accumulate", "max")},
+    )
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize("seed", range(40))
+def test_execute_equals_the_instruction_sets_text(config, seed):
+    rng = np.random.default_rng(seed)
+    i = random_execute(config, rng)
+    machine, tiles = random_machine(config, rng)
+    # Every address is a small offset from word 200, so that nothing falls outside the memory.
+    i = i.replace(start=200 + (i.start + 20) % 65536 % 40)
+    acc = machine.acc[0].copy()
+    execute_by_hand(config, i, machine.act[0], acc, tiles)
+    before = machine.act.copy()
+    machine.run_execute(0, i)
+    assert (machine.acc[0] == acc).all()
+    assert (machine.act == before).all()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize("seed", range(40))
+def test_store_equals_the_instruction_sets_text(config, seed):
+    rng = np.random.default_rng(seed)
+    blocks, rows, cols = (int(n) for n in rng.integers(1, 4, 3))
+    i = Instruction(
+        Opcode.STORE,
+        dest=100,
+        row_step=5,
+        block_step=40,
+        col_step=int(rng.integers(1, 3)),
+        slot=int(rng.integers(0, config.slots)),
+        tile_rows=rows,
+        tile_cols=cols,
+        blocks=blocks,
+        acc=7,
+        bank=int(rng.integers(0, 2)),
+        params=3,
+        zero_point=int(rng.integers(-128, 128)),
+        low=-100,
+        high=90,
+        table=1,
+        operand=300,
+        add_params=0,
+        add_low=-120,
+        add_high=120,
+        **{flag: int(rng.integers(0, 2)) for flag in ("advance", "use_table", "add")},
+    )
+    machine, _ = random_machine(config, rng)
+    k = [int(rng.integers(0, 1 << 24)), -int(rng.integers(0, 1 << 24)), int(rng.integers(-(1 << 30), 1 << 30))]
+    word = k[0] | (k[1] % (1 << 28)) << 28 | (k[2] % (1 << 40)) << 56
+    machine.params.reshape(-1)[:4] = np.frombuffer(word.to_bytes(16, "little"), np.uint32)
+    expected = machine.act[0].copy()
+    entries = machine.acc[0, i.bank]
+    for b in range(blocks):
+        for y in range(rows):
+            for x in range(cols):
+                offset = b * i.block_step + y * i.row_step + x * i.col_step
+                for c in range(config.cols):
+                    channel = c + (b * config.cols if i.advance else 0)
+                    low, high = machine.params[i.params + channel // config.lanes].reshape(-1, 2)[channel % config.lanes]
+                    value = numerics.requantize(
+                        entries[i.acc + (b * rows + y) * cols + x, c],
+                        np.uint32(low).astype(np.int32),
+                        int(high) & 0xFFFFFF,
+                        int(high) >> 24 & 63,
+                        i.zero_point,
+                        i.low,
+                        i.high,
+                    )
+                    if i.use_table:
+                        value = machine.tables[i.table][int(value) % 256]
+                    byte = i.slot * config.cols + c
+                    if i.add:
+                        value = numerics.add_residual(
+                            value, machine.act[0, i.operand + offset, byte], *k, i.add_low, i.add_high
+                        )
+                    expected[i.dest + offset, byte] = value
+    machine.run_store(0, i)
+    assert (machine.act[0] == expected).all()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize("seed", range(40))
+def test_unfold_equals_the_instruction_sets_text(config, seed):
+    rng = np.random.default_rng(seed)
+    channels, kernel_y, height, width = (int(n) for n in rng.integers(1, 5, 4))
+    kernel_x = int(rng.integers(1, config.rows + 1))
+    i = Instruction(
+        Opcode.UNFOLD,
+        start=0,
+        dest=300,
+        channels=channels,
+        kernel_y=kernel_y,
+        kernel_x=kernel_x,
+        streams=int(rng.integers(1, min(config.unfold_streams, config.rows // kernel_x) + 1)),
+        groups=int(rng.integers(1, 4)),
+        tile_rows=int(rng.integers(1, 4)),
+        tile_cols=int(rng.integers(1, 5)),
+        y0=int(rng.integers(-2, 2)),
+        x0=int(rng.integers(-2, 2)),
+        stride_y=int(rng.integers(1, 3)),
+        stride_x=int(rng.integers(1, 3)),
+        in_height=height,
+        in_width=width,
+        channel_step=height * width,
+        source_row_step=width,
+        dest_row_step=20,
+        dest_group_step=6,
+        pad=int(rng.integers(0, 256)),
+    )
+    source = 77
+    i = i.replace(start=(source + i.y0 * width + i.x0) % (1 << 20))
+    machine, _ = random_machine(config, rng)
+    dense, expected = machine.act[0].reshape(-1).copy(), machine.act[0].copy()
+    for y in range(i.tile_rows):
+        for g in range(i.groups):
+            for x in range(i.tile_cols):
+                word = np.full(config.rows, np.uint8(i.pad).astype(np.int8))
+                for s in range(i.streams):
+                    channel, ky = divmod(g * i.streams + s, kernel_y)
+                    for kx in range(kernel_x):
+                        iy, ix = i.y0 + y * i.stride_y + ky, i.x0 + x * i.stride_x + kx
+                        if channel < channels and 0 <= iy < height and 0 <= ix < width:
+                            word[s * kernel_x + kx] = dense[source + channel * height * width + iy * width + ix]
+                expected[i.dest + y * i.dest_row_step + g * i.dest_group_step + x] = word
+    machine.run_load(0, i)
+    assert (machine.act[0] == expected).all()
+
+
+SIZES = {"tile_rows": 1, "tile_cols": 1, "kernel_y": 1, "kernel_x": 1, "blocks": 1}
+EXECUTE = Instruction(Opcode.EXECUTE, in_height=1, in_width=1, **SIZES)
+STORE = Instruction(Opcode.STORE, tile_rows=1, tile_cols=1, blocks=1)
+UNFOLD = Instruction(
+    Opcode.UNFOLD, channels=1, kernel_y=1, kernel_x=1, streams=1, groups=1, tile_rows=1, tile_cols=1, in_height=1, in_width=1
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "instruction"),
+    [
+        (ErrorCode.ILLEGAL_OPCODE, 0),
+        (ErrorCode.RESERVED_BITS, encode(EXECUTE) | 1 << 31),
+        (ErrorCode.RESERVED_BITS, encode(STORE) | 1 << 255),
+        (ErrorCode.RESERVED_BITS, EXECUTE.replace(signal_execute=1)),
+        (ErrorCode.RESERVED_BITS, STORE.replace(wait_store=1)),
+        (ErrorCode.ACT_RANGE, EXECUTE.replace(start=TEST.act_depth)),
+        (ErrorCode.ACT_RANGE, STORE.replace(dest=TEST.act_depth)),
+        (ErrorCode.ACT_RANGE, STORE.replace(operand=TEST.act_depth, add=1)),
+        (ErrorCode.ACT_RANGE, UNFOLD.replace(dest=TEST.act_depth)),
+        (ErrorCode.ACT_RANGE, UNFOLD.replace(start=TEST.act_bytes)),
+        (ErrorCode.WEIGHT_RANGE, EXECUTE.replace(weights=TEST.weight_tiles)),
+        (ErrorCode.ACC_RANGE, EXECUTE.replace(acc=TEST.acc_depth)),
+        (ErrorCode.ACC_RANGE, STORE.replace(acc=TEST.acc_depth)),
+        (ErrorCode.PARAM_RANGE, STORE.replace(params=TEST.param_depth - 1)),
+        (ErrorCode.PARAM_RANGE, STORE.replace(add=1, add_params=TEST.param_depth)),
+        (ErrorCode.ILLEGAL_FIELD, STORE.replace(slot=1)),
+        (ErrorCode.ILLEGAL_FIELD, STORE.replace(use_table=1, table=2)),
+        (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=4, kernel_x=2)),
+        (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=5)),
+        (ErrorCode.DEADLOCK, EXECUTE.replace(wait_store=1)),
+        (ErrorCode.TOKENS_LEFT, EXECUTE.replace(signal_store=1)),
+    ],
+)
+def test_errors_have_the_hardwares_code_and_the_instructions_number(code, instruction):
+    machine = Executor(TEST, program(TEST, EXECUTE, instruction))
+    with pytest.raises(GoldenError) as caught:
+        machine.execute()
+    assert caught.value.code == code
+    assert caught.value.index == (2 if code == ErrorCode.TOKENS_LEFT else 1)
+
+
+def test_padding_is_never_out_of_range():
+    Executor(TEST, program(TEST, EXECUTE.replace(start=TEST.act_depth, y0=-1))).execute()
+
+
+def test_a_program_without_end_runs_past_its_last_instruction():
+    with pytest.raises(GoldenError, match="instruction 1: PROGRAM_RANGE"):
+        Executor(TEST, program(TEST, EXECUTE, end=False)).execute()
+
+
+def test_a_full_queue_in_front_of_a_missing_token_is_a_deadlock():
+    waiting = EXECUTE.replace(wait_store=1)
+    late = [STORE.replace(signal_execute=1)] * (TEST.queue_depth + 1)
+    with pytest.raises(GoldenError, match="queue in front of a waiting instruction is full"):
+        Executor(TEST, program(TEST, *[waiting] * (TEST.queue_depth + 1), *late)).execute()
+    Executor(TEST, program(TEST, *[waiting] * TEST.queue_depth, *late[1:])).execute()
+
+
+def test_too_many_tokens_overflow():
+    with pytest.raises(GoldenError, match="TOKEN_OVERFLOW"):
+        Executor(TEST, program(TEST, *[EXECUTE.replace(signal_store=1)] * 1023, EXECUTE.replace(signal_store=1))).execute()
+
+
+def echo(config, *, unsigned=False, shape=(3, 2, 2)):
+    """A program that copies nothing: its output is the blocked image of its input."""
+    port = Port(
+        name="x",
+        shape=shape,
+        unsigned=unsigned,
+        layout="blocked",
+        address=5,
+        channels=shape[0],
+        height=shape[1],
+        width=shape[2],
+        block_step=4,
+        row_step=2,
+    )
+    return program(config, inputs=(port,), outputs=(dataclasses.replace(port, name="y"),))
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_inputs_and_outputs_keep_dtype_and_batch(unsigned):
+    machine = Executor(TEST, echo(TEST, unsigned=unsigned))
+    x = np.arange(24).reshape(2, 3, 2, 2).astype(np.uint8 if unsigned else np.int8)
+    batch = machine.run({"x": x})["y"]
+    assert batch.dtype == x.dtype
+    assert (batch == x).all()
+    assert (machine.run({"x": x[1]})["y"] == x[1]).all()
+    assert machine.run({"x": x[1]})["y"].shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "input 'x' is missing"),
+        ({"x": np.zeros((3, 2, 2), np.uint8)}, "input 'x' must be int8, not uint8"),
+        ({"x": np.zeros((3, 2, 3), np.int8)}, r"input 'x' must have shape \[3, 2, 2\] or one more leading axis"),
+    ],
+)
+def test_inputs_that_do_not_match_are_refused(inputs, message):
+    with pytest.raises(BadInput, match=message):
+        Executor(TEST, echo(TEST)).run(inputs)
+
+
+def test_a_program_for_another_engine_is_refused():
+    with pytest.raises(BadProgram, match="compiled for another engine"):
+        Executor(PRESETS["mac64"], program(TEST))
