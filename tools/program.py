@@ -150,13 +150,25 @@ def load(path, config=None):
             meta = json.loads(file["meta"].tobytes())
             arrays = [file[f"array{number}"] for number in range(len(file.files) - 1)]
         if meta["format"] != FORMAT:
-            raise BadProgram(path, f"is of format {meta['format']!r}, and this version reads {FORMAT!r}; compile the model again")
+            raise BadProgram(
+                path, f"is of format {meta['format']!r}, and this version reads {FORMAT!r}; compile the model again"
+            )
         if meta["hash"] != _hash(meta["model"], arrays):
             raise BadProgram(path, "is damaged (its hash does not match); compile the model again")
         model = _unpack(meta["model"], arrays)
     except OSError as error:
         raise BadProgram(path, f"cannot be read: {error.strerror or error}") from None
-    except (AttributeError, EOFError, IndexError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+    except (
+        LookupError,
+        AttributeError,
+        EOFError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ):
         raise BadProgram(path, "is not a compiled program, or damaged; compile the model again") from None
     for segment in model.segments:
         if isinstance(segment, EngineSegment) and config is not None and segment.program.digest != config.digest:
@@ -174,7 +186,9 @@ def _as_model(program):
         return tuple((port.name, "uint8" if port.unsigned else "int8", (1, *port.shape)) for port in group)
 
     segments = (EngineSegment(program=program),)
-    return Model(source=program.name, sha256="", inputs=ports(program.inputs), outputs=ports(program.outputs), segments=segments)
+    return Model(
+        source=program.name, sha256="", inputs=ports(program.inputs), outputs=ports(program.outputs), segments=segments
+    )
 
 
 def _pack(value, arrays):

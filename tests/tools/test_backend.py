@@ -33,9 +33,7 @@ def compare(graph, config, options=None, *, seed=0):
     """Run the graph's program and compare every output with the reference; return the program."""
     program = compile_graph(graph, config, options)
     inputs = random_inputs(graph, seed)
-    expected = reference.run(
-        graph, {name: reference.from_onnx(array, graph.tensors[name]) for name, array in inputs.items()}
-    )
+    expected = reference.run(graph, {name: reference.from_onnx(array, graph.tensors[name]) for name, array in inputs.items()})
     outputs = Executor(config, program).run(inputs)
     for name, array in outputs.items():
         wanted = reference.to_onnx(expected[name], graph.tensors[name]).reshape(array.shape)
