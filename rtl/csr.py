@@ -12,10 +12,10 @@ from amaranth.hdl import *
 from amaranth.lib import data, enum, wiring
 from amaranth.lib.wiring import In, Out
 
-from celosia.rtl.isa import ISA_VERSION, TOKEN_BITS, Unit
+from celosia.rtl.isa import INSTRUCTION_BITS, ISA_VERSION, TOKEN_BITS, Unit
 
 __all__ = ["ADDRESS_BITS", "ID", "REGISTERS", "WINDOWS", "WINDOW_BITS", "Access", "CsrBank", "CsrBusSignature", "CsrField",
-           "Register", "Window", "identity"]  # fmt: skip
+           "MemoryShape", "Register", "Window", "identity", "memory_shapes"]  # fmt: skip
 
 ID = int.from_bytes(b"CELO", "little")
 """Value of the ID register."""
@@ -95,7 +95,7 @@ WINDOWS = MappingProxyType({
         Window("program", 1, "instructions, 32 bytes each"),
         Window("weights", 2, "weight memory: weight_rows x cols bytes an entry"),
         Window("params", 3, "channel parameters: lanes x 8 bytes an entry"),
-        Window("tables", 4, "activation tables, 256 bytes each"),
+        Window("tables", 4, "activation tables: 256 words each, one byte in a word"),
         Window("activations", 5, "activation memory: rows bytes a word"),
     )
 })  # fmt: skip
@@ -178,6 +178,29 @@ def identity(config):
     return constants
 
 
+@dataclass(frozen=True)
+class MemoryShape:
+    """A memory as the host sees it: ``entries`` of ``entry_bytes``, at addresses ``stride`` bytes apart."""
+
+    entries: int
+    entry_bytes: int
+
+    @property
+    def stride(self):
+        return 4 << max(0, (self.entry_bytes + 3) // 4 - 1).bit_length()
+
+
+def memory_shapes(config):
+    """Return the :class:`MemoryShape` of each memory of an engine, by the name of its window."""
+    return {
+        "program": MemoryShape(config.program_depth, INSTRUCTION_BITS // 8),
+        "weights": MemoryShape(config.weight_depth, config.weight_rows * config.cols),
+        "params": MemoryShape(config.param_depth, config.lanes * 8),
+        "tables": MemoryShape(config.tables * 256, 1),
+        "activations": MemoryShape(config.act_depth, config.rows),
+    }
+
+
 class CsrBusSignature(wiring.Signature):
     """Access to a register bank, from the master's side.
 
@@ -203,7 +226,7 @@ class CsrBank(wiring.Component):
     Parameters
     ----------
     registers : iterable of :class:`Register`
-        At most one per offset.
+        At most one per offset; all of :data:`REGISTERS` if not given.
     constants : mapping of str to int
         Values of R registers that never change; these have no port.
 
@@ -217,9 +240,9 @@ class CsrBank(wiring.Component):
         Bits to set; setting wins over clearing in the same cycle.
     """
 
-    def __init__(self, *, registers=tuple(REGISTERS.values()), constants=MappingProxyType({})):
-        self.registers = tuple(registers)
-        self.constants = dict(constants)
+    def __init__(self, *, registers=None, constants=None):
+        self.registers = tuple(REGISTERS.values() if registers is None else registers)
+        self.constants = dict(constants or {})
         offsets = [register.offset for register in self.registers]
         if len(set(offsets)) != len(offsets) or any(offset % 4 for offset in offsets):
             raise ValueError(f"offsets must be different multiples of four, not {offsets}")

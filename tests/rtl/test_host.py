@@ -1,7 +1,7 @@
 """Wishbone to registers and memories."""
 
 import pytest
-from amaranth.hdl import *
+from amaranth.hdl import Elaboratable, Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 

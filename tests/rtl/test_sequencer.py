@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from amaranth.hdl import *
+from amaranth.hdl import Elaboratable, Module
 from amaranth.lib import memory
 from amaranth.sim import Simulator
 

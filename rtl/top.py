@@ -1,0 +1,144 @@
+"""The engine: sequencer, three units, memories, and the host port.
+
+::
+
+     Wishbone ─► Host ─┬─► CsrBank ◄──────────► Sequencer ◄─ ProgramMemory ◄─┐
+                       │                       ┌────┼────┐                   │
+                       │                     Load Execute Store              │
+                       │                       │ ┌──┤ acc ├──┐              │
+                       │     ActivationMemory ◄┴─┴──┼─────┘  │              │
+                       │     WeightMemory ──────────┘        │              │
+                       │     ParamMemory, tables ────────────┘              │
+                       └─► host ports of the memories ───────────────────────┘
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from celosia.rtl.config import BadConfig
+from celosia.rtl.counters import COUNTERS, Counters
+from celosia.rtl.csr import ADDRESS_BITS, WINDOW_BITS, CsrBank, identity, memory_shapes
+from celosia.rtl.execute import Execute
+from celosia.rtl.gate import UNIT_NAMES
+from celosia.rtl.host import Host, WishboneSignature
+from celosia.rtl.load import Load
+from celosia.rtl.memory import ActivationMemory, ParamMemory, ProgramMemory, WeightMemory
+from celosia.rtl.sequencer import EngineTrace, Sequencer
+from celosia.rtl.store import Store
+from celosia.rtl.table import Tables
+
+__all__ = ["Top"]
+
+
+class Top(wiring.Component):
+    """A whole engine without a memory port: the host puts everything into the memories.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    multiplier : str
+        Form of the array's multipliers, see :class:`celosia.rtl.multiplier.Multiplier`.
+
+    Members
+    -------
+    bus : ``In(WishboneSignature)``
+        The host's port; the map is in :mod:`celosia.rtl.csr`.
+    irq : ``Out(1)``
+        High while an enabled event is pending.
+    timeline : ``Out(EngineTrace)``
+        What the units do, for simulations; leave it open in hardware. (A port named trace would clash in Verilator.)
+
+    Raises
+    ------
+    BadConfig
+        If a memory is larger than the host's window on it.
+    """
+
+    def __init__(self, config, *, multiplier="portable"):
+        for name, shape in memory_shapes(config).items():
+            if shape.entries * shape.stride > 1 << WINDOW_BITS:
+                raise BadConfig(f"the {name} memory must fit into the host's window of {1 << WINDOW_BITS:,} bytes, "
+                                f"not take {shape.entries * shape.stride:,}")  # fmt: skip
+        self.config = config
+        self.multiplier = multiplier
+        super().__init__({
+            "bus": In(WishboneSignature(addr_width=ADDRESS_BITS - 2)),
+            "irq": Out(1),
+            "timeline": Out(EngineTrace),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self.config
+
+        m.submodules.host = host = Host()
+        m.submodules.csr = csr = CsrBank(constants=identity(config))
+        m.submodules.counters = counters = Counters()
+        m.submodules.sequencer = sequencer = Sequencer(program_depth=config.program_depth, queue_depth=config.queue_depth)
+        m.submodules.program = program = ProgramMemory(config=config)
+        m.submodules.weights = weights = WeightMemory(config=config)
+        m.submodules.params = params = ParamMemory(config=config)
+        m.submodules.tables = tables = Tables(tables=config.tables, lanes=config.lanes)
+        m.submodules.activations = activations = ActivationMemory(config=config)
+
+        load, execute, store = Load(config=config), Execute(config=config, multiplier=self.multiplier), Store(config=config)
+        reset = ResetInserter(sequencer.unit_reset)
+        m.submodules.load, m.submodules.execute, m.submodules.store = reset(load), reset(execute), reset(store)
+
+        # Host
+        wiring.connect(m, wiring.flipped(self.bus), host.bus)
+        wiring.connect(m, host.csr, csr.bus)
+        wiring.connect(m, host.program, program.host)
+        wiring.connect(m, host.weights, weights.host)
+        wiring.connect(m, host.params, params.host)
+        wiring.connect(m, host.tables, tables.host)
+        wiring.connect(m, host.activations, activations.host)
+        m.d.comb += host.busy.eq(sequencer.busy)
+
+        # Sequencer and units
+        wiring.connect(m, sequencer.program, program.read)
+        wiring.connect(m, sequencer.load, load.unit)
+        wiring.connect(m, sequencer.execute, execute.unit)
+        wiring.connect(m, sequencer.store, store.unit)
+
+        # Operands
+        for port, bank in zip(execute.weights, weights.reads, strict=True):
+            wiring.connect(m, port, bank)
+        wiring.connect(m, store.acc, execute.acc)
+        wiring.connect(m, store.params, params.read)
+        wiring.connect(m, store.tables, tables.read)
+        wiring.connect(m, execute.act, activations.read_execute)
+        wiring.connect(m, store.operand, activations.read_store)
+        wiring.connect(m, load.read, activations.read_load)
+        wiring.connect(m, store.write, activations.write_store)
+        wiring.connect(m, load.write, activations.write_load)
+
+        # Registers
+        m.d.comb += [
+            sequencer.start.eq(csr.control.start),
+            sequencer.abort.eq(csr.control.reset),
+            sequencer.first.eq(csr.program_start.index),
+            csr.status.busy.eq(sequencer.busy),
+            csr.status.done.eq(sequencer.done),
+            csr.status.error.eq(sequencer.error.code.as_value() != 0),
+            csr.error.code.eq(sequencer.error.code),
+            csr.error.unit.eq(sequencer.error.unit),
+            csr.error.index.eq(sequencer.error.index),
+            csr.irq_status_set.done.eq(sequencer.ended),
+            csr.irq_status_set.error.eq(sequencer.failed),
+            self.irq.eq((csr.irq_status.as_value() & csr.irq_enable.as_value()).any()),
+            self.timeline.eq(sequencer.trace),
+            counters.trace.eq(sequencer.trace),
+            counters.clear.eq(csr.control.start & ~sequencer.busy),
+            counters.busy.eq(sequencer.busy),
+            counters.fetched.eq(sequencer.fetched),
+        ]
+        for name in COUNTERS:
+            m.d.comb += getattr(csr, name).value.eq(getattr(counters, name))
+        for name in UNIT_NAMES:
+            state, tokens = getattr(sequencer, f"{name}_state"), getattr(sequencer, f"{name}_tokens")
+            queue_register, token_register = getattr(csr, f"{name}_queue"), getattr(csr, f"{name}_tokens")
+            m.d.comb += [queue_register[field].eq(state[field]) for field in ("index", "waiting", "issued", "active")]
+            m.d.comb += [token_register[sender].eq(tokens[n]) for n, sender in enumerate(UNIT_NAMES) if sender != name]
+        return m

