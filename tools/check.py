@@ -133,7 +133,7 @@ def check_outputs(session, path, feed, outputs, *, progress=None):
     if pools and any(comparison.differences for comparison in found):
         kept = _kept_values(session, path, arrays, count, [pool.output for pool in pools], progress)
         pools = [pool for pool in pools if pool.output in kept]
-        return _compare_all(path, arrays, count, ours | kept, names, pools)
+        return _compare_all(path, arrays, count, kept | ours, names, pools)
     return found
 
 

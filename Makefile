@@ -1,0 +1,53 @@
+PYTHON ?= python3
+BIN = .venv/bin
+COUNT ?= 300
+
+.PHONY: help venv demo test lint synth random docs clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+
+venv: .venv/.installed  ## create .venv with the command celosia
+
+demo: .venv/.installed  ## run handwritten digits on the simulated engine and check every number
+	$(BIN)/celosia demo
+
+test: .venv/.developer  ## run the tests
+	$(BIN)/pytest -n 2 -q -m "not slow"
+
+lint: .venv/.developer build/mypy/celosia  ## check style and types
+	$(BIN)/ruff check
+	MYPYPATH=build/mypy $(BIN)/mypy -p celosia.tools -p celosia.sim
+
+random: .venv/.developer  ## run COUNT random networks on the simulated engine and compare with ONNX Runtime
+	$(BIN)/python tests/tools/random_graphs.py --count $(COUNT) --engine test --on verilator
+
+synth: .venv/.synth  ## synthesise and place mac64 for an ECP5-85 and print size and clock
+	$(BIN)/python -m celosia.boards.synth --preset mac64
+
+docs: .venv/.developer  ## regenerate docs/isa.md, docs/csr.md and docs/operators.md
+	$(BIN)/python -m celosia.tools.reference_pages
+
+clean:  ## remove .venv and everything built
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache celosia-demo.svg
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/.developer: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch .venv/.installed $@
+
+.venv/.synth: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[synth]"
+	touch .venv/.installed $@
+
+# mypy does not follow setuptools' editable hook: it reads the packages through these links.
+build/mypy/celosia:
+	mkdir -p $@
+	for part in rtl sim tools boards; do ln -sfn ../../../$$part $@/$$part; done
+	ln -sfn ../../../tools/_root/__init__.py $@/__init__.py
