@@ -61,7 +61,7 @@ def test_no_pair_of_wait_and_signal_can_be_left_out(seed):
                 changed = [*instructions]
                 changed[send] = changed[send].replace(**{f"signal_{target}": 0})
                 changed[take] = changed[take].replace(**{f"wait_{source}": 0})
-                with pytest.raises(VerificationError, match="nothing makes it wait|uses accumulator bank"):
+                with pytest.raises(VerificationError, match=r"nothing makes it wait|uses accumulator bank"):
                     verify(dataclasses.replace(emission, instructions=tuple(changed)), TEST)
 
 
@@ -93,7 +93,7 @@ def test_addresses_beyond_the_memory_are_found():
     index = next(n for n, i in enumerate(emission.instructions) if i.opcode == Opcode.STORE)
     changed = list(emission.instructions)
     changed[index] = changed[index].replace(dest=MAC64.act_depth)
-    with pytest.raises(VerificationError, match=f"writes word {MAC64.act_depth} of {MAC64.act_depth}|writes word"):
+    with pytest.raises(VerificationError, match=r"writes word \d+ of 8192"):
         verify(dataclasses.replace(emission, instructions=tuple(changed)), MAC64)
 
 
