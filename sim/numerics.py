@@ -89,7 +89,7 @@ def requantize(acc, bias, mantissa, shift, zero_point, low=-128, high=127):
     Parameters
     ----------
     acc, bias : int32
-    mantissa, shift : of :func:`channel_params`; ``mantissa`` is normalised (bit 23 set) or zero
+    mantissa, shift : of :func:`channel_params`; a ``mantissa`` that is not normalised (bit 23 clear) counts as zero
     zero_point, low, high : int8, ``low <= high``
 
     Returns
@@ -97,8 +97,7 @@ def requantize(acc, bias, mantissa, shift, zero_point, low=-128, high=127):
     int8 array of the broadcast shape
     """
     mantissa, shift = np.asarray(mantissa, dtype=np.int64), np.asarray(shift, dtype=np.int64)
-    if ((mantissa >> MANTISSA_BITS - 1 != 1) & (mantissa != 0)).any():
-        raise ValueError("mantissa must be zero or have bit 23 as its highest bit set")
+    mantissa = mantissa * (mantissa >> MANTISSA_BITS - 1)
     total = (np.asarray(acc, dtype=np.int64) + np.asarray(bias, dtype=np.int64)).astype(np.int32).astype(np.int64)
     product = round_significant(round_significant(np.abs(total)) * mantissa)
     # The product is below 2**56: from shift 58 on it rounds to zero whatever the shift, and 2**63 would overflow.

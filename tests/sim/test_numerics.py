@@ -66,9 +66,9 @@ def test_channel_params_refuse_scales_that_do_not_fit(scale):
         channel_params(np.float32(scale))
 
 
-def test_requantize_refuses_a_mantissa_that_is_not_normalised():
-    with pytest.raises(ValueError, match="mantissa must be zero or have bit 23"):
-        requantize(1, 0, 1 << 22, 23, 0)
+def test_mantissa_that_is_not_normalised_counts_as_zero():
+    assert requantize(1 << 30, 0, (1 << 23) - 1, 20, 5) == 5
+    assert requantize(3, 0, 1 << 23, 23, 5) == 8
 
 
 # Against ONNX Runtime itself -------------------------------------------------------------------------------------------------

@@ -1,0 +1,115 @@
+"""Residual addition: the weighted sum of two int8 tensors, rounded once.
+
+Sits between the activation table and the write to the activation memory. The golden function is
+:func:`celosia.sim.numerics.add_residual`. Per lane, one element a cycle::
+
+    result  ─► × k_result  ─┐
+                            + ─► join halves ─► + k_zero ─► round half to even ─► clip
+    operand ─► × k_operand ─┘
+                 3          1        1            1                1               1
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from celosia.rtl.isa import ADD_FRACTION
+from celosia.rtl.multiplier import FORMS, Multiplier
+
+__all__ = ["CONTROL_LATENCY", "LATENCY", "Adder"]
+
+CONTROL_LATENCY = 2 + Multiplier.LATENCY
+"""Cycles after the operands at which ``k_zero``, ``low`` and ``high`` of the same elements are taken."""
+
+LATENCY = CONTROL_LATENCY + 3
+"""Cycles from operands to sum."""
+
+_HALF = 17
+"""The factors are split below this bit, so that the lower part fits a signed 18-bit multiplier."""
+
+
+class Adder(wiring.Component):
+    """A pipeline of ``lanes`` additions per cycle, without enable.
+
+    Parameters
+    ----------
+    lanes : int
+        Elements per cycle.
+    multiplier_form : str
+        One of :data:`celosia.rtl.multiplier.FORMS`; four multipliers per lane.
+
+    Members
+    -------
+    result, operand : ``In``, ``lanes`` × signed(8)
+        The two addends.
+    k_result, k_operand : ``In(signed(28))``
+        Their factors, common to all lanes, in the same cycle.
+    k_zero : ``In(signed(40))``
+        The constant; taken :data:`CONTROL_LATENCY` cycles later, as are ``low`` and ``high``.
+    low, high : ``In(signed(8))``
+        Bounds of the sum, ``low`` at most ``high``.
+    sum : ``Out``, ``lanes`` × signed(8)
+        :data:`LATENCY` cycles after the addends.
+    """
+
+    LATENCY = LATENCY
+    CONTROL_LATENCY = CONTROL_LATENCY
+
+    def __init__(self, *, lanes, multiplier_form):
+        if lanes < 1:
+            raise ValueError(f"lanes must be at least 1, not {lanes!r}")
+        if multiplier_form not in FORMS:
+            raise ValueError(f"multiplier_form must be one of {', '.join(FORMS)}, not {multiplier_form!r}")
+        self.lanes = lanes
+        self.multiplier_form = multiplier_form
+        elements = data.ArrayLayout(signed(8), lanes)
+        super().__init__({
+            "result": In(elements),
+            "operand": In(elements),
+            "k_result": In(signed(28)),
+            "k_operand": In(signed(28)),
+            "k_zero": In(signed(40)),
+            "low": In(signed(8)),
+            "high": In(signed(8)),
+            "sum": Out(elements),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        bounds = []
+        for name in ("low", "high"):
+            value = getattr(self, name)
+            for cycle in range(2):
+                late = Signal(signed(8), name=f"{name}_{cycle}")
+                m.d.sync += late.eq(value)
+                value = late
+            bounds.append(value)
+        for lane in range(self.lanes):
+            m.d.comb += self.sum[lane].eq(self._lane(m, lane, *bounds))
+        return m
+
+    def _lane(self, m, lane, low, high):
+        products = []
+        for name in ("result", "operand"):
+            factor = getattr(self, f"k_{name}")
+            for part, half in (("low", factor[:_HALF]), ("high", factor[_HALF:].as_signed())):
+                width = len(half) + (not half.shape().signed)
+                multiplier = Multiplier(width_a=8, width_b=width, form=self.multiplier_form)
+                m.submodules[f"{name}_{part}{lane}"] = multiplier
+                m.d.comb += [multiplier.a.eq(getattr(self, name)[lane]), multiplier.b.eq(half)]
+                products.append(multiplier.p)
+        # |result * k_result + operand * k_operand| is at most 2**35, with k_zero below 2**40.
+        lower, upper = Signal(signed(27)), Signal(signed(20))
+        joined, total = Signal(signed(37)), Signal(signed(41))
+        rounded, clipped = Signal(signed(41 - ADD_FRACTION)), Signal(signed(8))
+        fraction, quotient = total[:ADD_FRACTION], total[ADD_FRACTION:].as_signed()
+        up = fraction[-1] & (fraction[:-1].any() | quotient[0])
+        m.d.sync += [
+            lower.eq(products[0] + products[2]),
+            upper.eq(products[1] + products[3]),
+            joined.eq(Cat(lower[:_HALF], (lower[_HALF:].as_signed() + upper)[: 37 - _HALF])),
+            total.eq(joined + self.k_zero),
+            rounded.eq(quotient + up),  # |total| is below 2**40: there is room for one more
+            clipped.eq(Mux(rounded > high, high, Mux(rounded < low, low, rounded[:8].as_signed()))),
+        ]
+        return clipped

@@ -1,0 +1,65 @@
+"""Activation tables: any function from int8 to int8, 256 bytes each.
+
+Sits between the requantiser and the residual addition. Each lane has its own copy of all tables in block RAM, since a block RAM has
+one read port beside its write port; the host writes all copies at once.
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In
+from amaranth.utils import ceil_log2
+
+from celosia.rtl.interfaces import HostSignature, TableReadSignature
+
+__all__ = ["Tables"]
+
+
+class Tables(wiring.Component):
+    """``tables`` tables of 256 bytes, read at ``lanes`` places per cycle.
+
+    Parameters
+    ----------
+    tables, lanes : int
+
+    Members
+    -------
+    read : ``In(TableReadSignature)``
+        The table's number is the upper part of the address; numbers from ``tables`` on read anything.
+    host : ``In(HostSignature)``
+        Byte ``index`` of table ``n`` is the low byte of word ``n * 256 + index``; the upper bytes read as zero.
+    """
+
+    def __init__(self, *, tables, lanes):
+        for name, value, high in (("tables", tables, 16), ("lanes", lanes, 64)):
+            if not isinstance(value, int) or not 1 <= value <= high:
+                raise ValueError(f"{name} must be between 1 and {high}, not {value!r}")
+        self.tables = tables
+        self.lanes = lanes
+        super().__init__({"read": In(TableReadSignature(lanes=lanes)), "host": In(HostSignature())})
+
+    def elaborate(self, platform):
+        m = Module()
+        depth = 256 * self.tables
+        inside = Signal()
+        m.d.comb += inside.eq(self.host.addr < depth)
+        for lane in range(self.lanes):
+            # The host reads and writes while the engine is idle: what a read beside a write of the same byte returns does not matter.
+            copy = memory.Memory(shape=8, depth=depth, init=[], attrs={"no_rw_check": 1, "ram_style": "block"})
+            m.submodules[f"copy{lane}"] = copy
+            write, read = copy.write_port(), copy.read_port()
+            m.d.comb += [
+                write.en.eq(self.host.we & self.host.sel[0] & inside),
+                write.addr.eq(self.host.addr),
+                write.data.eq(self.host.w_data),
+                read.addr.eq(self.read.addr[lane]),
+            ]
+            if lane == 0:
+                with m.If(self.host.re):
+                    m.d.comb += read.addr.eq(self.host.addr[: ceil_log2(depth)])
+            m.d.sync += self.read.data[lane].eq(read.data)
+
+        asked, hit = Signal(HostSignature.READ_LATENCY - 1), Signal(HostSignature.READ_LATENCY - 1)
+        m.d.sync += [asked.eq(Cat(self.host.re, asked)), hit.eq(Cat(inside, hit))]
+        with m.If(asked[-1]):
+            m.d.sync += self.host.r_data.eq(Mux(hit[-1], self.read.data[0], 0))
+        return m
