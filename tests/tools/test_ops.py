@@ -246,6 +246,14 @@ def test_padding_goes_into_the_next_convolution(tmp_path):
     assert node.pads == (1, 3, 0, 1)
 
 
+def test_padding_that_nothing_can_take_is_a_convolution_with_ones(tmp_path):
+    net = Net((1, 3, 6, 6), zero_point=17)
+    net.add("Pad", net.constant(np.array([0, 0, 1, 2, 0, 0, 0, 1])), zero_point=17)
+    net.add("GlobalAveragePool", zero_point=17)
+    pad, _ = nodes(check(net, tmp_path))
+    assert (pad.pads, pad.group, pad.weight.tolist()) == ((1, 2, 0, 1), 3, [[[[1]]]] * 3)
+
+
 def test_a_reshaped_result_leaves_under_its_own_name(tmp_path):
     rng = np.random.default_rng(11)
     net = Net((1, 3, 4, 4))
@@ -264,6 +272,23 @@ def test_segments_alternate_where_the_host_has_work_in_the_middle(tmp_path):
     lowered = check(net, tmp_path)
     assert [isinstance(segment, ir.Graph) for segment in lowered.segments] == [True, False, True]
     assert reasons(lowered) == {"Resize": "The engine has no Resize."}
+
+
+def test_a_conditional_on_the_host_takes_values_from_outside(tmp_path):
+    rng = np.random.default_rng(16)
+    net = Net((1, 4, 6, 6))
+    net.add("Conv", *net.weight(rng, (4, 4, 1, 1), 0.02))
+    real = net.dequantise()
+    total = net.node("ReduceSum", [real], keepdims=0)
+    positive = net.node("Greater", [total, net.constant(np.float32(0))])
+    bodies = {}
+    for branch, operator in (("then_branch", "Neg"), ("else_branch", "Abs")):
+        inside = [helper.make_node(operator, [real], [branch])]
+        bodies[branch] = helper.make_graph(inside, branch, [], [onnx.ValueInfoProto(name=branch)])
+    net.quantise(net.node("If", [positive], **bodies), 0.05, 0)
+    net.add("Conv", *net.weight(rng, (3, 4, 1, 1), 0.02))
+    lowered = check(net, tmp_path)
+    assert [isinstance(segment, ir.Graph) for segment in lowered.segments] == [True, False, True]
 
 
 def test_limits_are_told(tmp_path):

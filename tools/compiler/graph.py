@@ -4,7 +4,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Operation", "OperationGraph", "Value"]
+__all__ = ["Operation", "OperationGraph", "Value", "references"]
+
+
+def references(node):
+    """Return the values a node reads: its inputs, and what the bodies of an If, Loop or Scan take from outside."""
+    found = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            inner = {value.name for value in (*body.input, *body.initializer)} | {name for n in body.node for name in n.output}
+            found += [name for n in body.node for name in references(n) if name not in inner]
+            found += [value.name for value in body.output if value.name not in inner]
+    return found
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

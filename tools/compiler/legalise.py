@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from celosia.tools.compiler.graph import Operation, OperationGraph, Value
+from celosia.tools.compiler.graph import Operation, OperationGraph, Value, references
 from celosia.tools.compiler.importer import node_name, session_options
 from celosia.tools.errors import BadModel
 
@@ -147,7 +147,7 @@ def _single(node, constants):
         name=node_name(node),
         operator=node.op_type,
         form=node.op_type,
-        inputs=tuple(name for name in node.input if name and name not in constants),
+        inputs=tuple(name for name in references(node) if name not in constants),
         outputs=tuple(name for name in node.output if name),
         operands=operands,
         attributes=_attributes(node),

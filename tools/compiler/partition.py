@@ -11,6 +11,7 @@ import onnx
 from onnx import helper
 
 from celosia.tools.compiler import ir
+from celosia.tools.compiler.graph import references
 from celosia.tools.program import HostSegment
 
 __all__ = ["MOVES_ONLY", "Partition", "partition"]
@@ -187,7 +188,7 @@ def _host_segment(graph, items, wanted, position, tensors):
     def include(operation):
         for node in operation.nodes:
             if node.output[0] not in found:
-                for name in node.input:
+                for name in references(node):
                     if name in constant:
                         include(constant[name])
                 found[node.output[0]] = node
@@ -195,7 +196,7 @@ def _host_segment(graph, items, wanted, position, tensors):
     for item in items:
         include(item.operation)
     nodes = list(found.values())
-    names = {name for node in nodes for name in node.input}
+    names = {name for node in nodes for name in references(node)}
     produced = {name for node in nodes for name in node.output}
     inputs = [name for name in graph.values if name in names and name not in produced and name not in graph.constants]
     outputs = [name for item in items for name in item.operation.outputs if name in wanted]

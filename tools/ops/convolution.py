@@ -8,14 +8,23 @@ import numpy as np
 
 from celosia.sim.numerics import channel_params
 from celosia.tools.compiler import ir
-from celosia.tools.ops.family import Family, Lowered, Refused, View, first_dimension_is_one, padding, read_zero_point
+from celosia.tools.ops.family import (
+    Family,
+    Lowered,
+    Refused,
+    View,
+    first_dimension_is_one,
+    padding,
+    quantised_per_tensor,
+    read_zero_point,
+)
 
 __all__ = ["FAMILIES", "accumulator_bounds"]
 
 
 def weights_are_constant(operation, features):
     """Weights must be constant."""
-    return "w" in operation.operands and len(operation.inputs) == 1
+    return "w" in operation.operands
 
 
 def weights_are_int8(operation, features):
@@ -30,7 +39,7 @@ def weights_are_symmetric(operation, features):
 
 
 def bias_is_constant(operation, features):
-    """The bias must be constant."""
+    """The bias must be constant, and so must scales and zero points."""
     return len(operation.inputs) == 1
 
 
@@ -42,11 +51,6 @@ def kernel_is_flat(operation, features):
 def output_is_8_bit(operation, features):
     """The result must be quantised to int8 or uint8."""
     return "y_scale" in operation.operands and features.value(operation.output).is_quantised
-
-
-def activations_per_tensor(operation, features):
-    """Activations must have one scale and zero point for the whole tensor."""
-    return all(operation.operands[name].size == 1 for name in ("x_scale", "y_scale") if name in operation.operands)
 
 
 def accumulator_bounds(weight, bias, zero_point):
@@ -66,8 +70,9 @@ def _scales(operation, channels):
     operands = operation.operands
     x_scale, w_scale, y_scale = (operands[name].astype(np.float32) for name in ("x_scale", "w_scale", "y_scale"))
     alpha = np.float32(operation.attributes.get("alpha", 1.0))
-    product = (alpha * x_scale.reshape(-1)) * w_scale.reshape(-1)
-    scale = np.broadcast_to((product / y_scale.reshape(-1)).astype(np.float32), (channels,)).copy()
+    with np.errstate(all="ignore"):  # channel_params refuses what overflows
+        product = (alpha * x_scale.reshape(-1)) * w_scale.reshape(-1)
+        scale = np.broadcast_to((product / y_scale.reshape(-1)).astype(np.float32), (channels,)).copy()
     try:
         channel_params(scale)
     except ValueError as error:
@@ -158,7 +163,7 @@ def lower_product(operation, features):
     return Lowered(node=_node(operation, view, output, kernel), view=output)
 
 
-_COMMON = (weights_are_constant, weights_are_int8, weights_are_symmetric, activations_per_tensor, output_is_8_bit)
+_COMMON = (weights_are_constant, bias_is_constant, weights_are_int8, weights_are_symmetric, quantised_per_tensor, output_is_8_bit)
 
 FAMILIES = (
     Family(

@@ -6,7 +6,7 @@ import numpy as np
 
 from celosia.tools.compiler import ir
 
-__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "read_zero_point", "sentence"]
+__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "quantised_per_tensor", "read_zero_point", "sentence"]
 
 
 PRODUCTS = ("QGemm", "QLinearMatMul")
@@ -219,6 +219,13 @@ def read_zero_point(operation, prefix, tensor):
         return tensor.zero_point
     zero_point = operation.operands.get(f"{prefix}_zero_point")
     return (int(zero_point.item()) if zero_point is not None else 0) - (128 if tensor.unsigned else 0)
+
+
+def quantised_per_tensor(operation, features):
+    """Activations must have one constant scale and zero point for the whole tensor."""
+    named = [name for name in operation.operands if name.rpartition("_scale")[0] in ("x", "y", "a", "b")]
+    known = all(features.value(name).is_quantised for name in operation.inputs)  # no computed scale among the inputs
+    return known and all(operation.operands[name].size == 1 for name in named if name.endswith("_scale"))
 
 
 def first_dimension_is_one(operation, features):

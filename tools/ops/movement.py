@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from celosia.tools.compiler import ir
 from celosia.tools.ops.family import Family, Lowered, Refused, View
 
 __all__ = ["FAMILIES"]
@@ -44,7 +45,7 @@ def lower_movement(operation, features):
 
 
 def lower_pad(operation, features):
-    """Lower Pad: the next convolution or pooling reads the value around the map."""
+    """Lower Pad: the next convolution or max pooling reads the value around the map, or a depthwise convolution with a weight of 1."""
     view = features.map(operation.inputs[0], "x", operation)
     if view.is_padded:
         raise Refused("The engine folds one Pad, not two in a row.")
@@ -59,7 +60,30 @@ def lower_pad(operation, features):
         fill = int(np.clip(steps + tensor.zero_point, -128, 127))
     else:
         fill = int(fill) - (128 if tensor.unsigned else 0)
-    return Lowered(view=View(tensor=tensor, index=view.index, pads=(top, left, bottom, right), pad_value=fill))
+    pads = (top, left, bottom, right)
+    foldable = {"QLinearConv": tensor.zero_point, "MaxPool": -128, "FloatMaxPool": -128}
+    readers = features.readers(operation.output)
+    wanted = operation.output in features.graph.outputs
+    if readers and not wanted and all(foldable.get(reader.form) == fill for reader in readers):
+        return Lowered(view=View(tensor=tensor, index=view.index, pads=pads, pad_value=fill))
+    if fill != tensor.zero_point:
+        raise Refused("The engine pads with the zero point, or with the lowest value before MaxPool.")
+    height, width = tensor.height + top + bottom, tensor.width + left + right
+    output = features.output(operation, channels=tensor.channels, height=height, width=width)
+    node = ir.Conv(
+        name=operation.name,
+        operator=operation.operator,
+        sources=operation.sources,
+        input=tensor.name,
+        output=output.tensor.name,
+        scale=np.ones(tensor.channels, np.float32),
+        zero_point=tensor.zero_point,
+        weight=np.ones((tensor.channels, 1, 1, 1), np.int8),
+        bias=np.zeros(tensor.channels, np.int32),
+        pads=pads,
+        group=tensor.channels,
+    )
+    return Lowered(node=node, view=output)
 
 
 FAMILIES = (

@@ -11,7 +11,7 @@ import numpy as np
 
 from celosia.sim.numerics import channel_params
 from celosia.tools.compiler import ir
-from celosia.tools.ops.family import Family, Lowered, Refused, first_dimension_is_one, padding
+from celosia.tools.ops.family import Family, Lowered, Refused, first_dimension_is_one, padding, quantised_per_tensor
 from celosia.tools.ops.reference import unary_table
 
 __all__ = ["FAMILIES", "float_error", "near_ties"]
@@ -28,8 +28,8 @@ def one_output(operation, features):
 
 
 def input_is_8_bit(operation, features):
-    """The input must be quantised to int8 or uint8."""
-    return features.value(operation.inputs[0]).is_quantised
+    """The input must be quantised to int8 or uint8, with constant scales and zero points."""
+    return len(operation.inputs) == 1 and features.value(operation.inputs[0]).is_quantised
 
 
 def channels_come_first(operation, features):
@@ -88,9 +88,17 @@ def near_ties(count, factor, zero_point, output_zero_point):
 
 def average_scale(scale, output_scale, divisor):
     """Return the float32 factor of a sum over ``divisor`` pixels: the exact quotient, rounded once."""
+    if not (output_scale > 0 and np.isfinite([scale, output_scale]).all()):
+        raise Refused("Scales must be positive and finite.")
     exact = Fraction(float(scale)) / (Fraction(float(output_scale)) * divisor)
-    factor = np.float32(float(exact))
-    channel_params(factor)
+    return _checked(np.float32(min(float(exact), 1e30)))
+
+
+def _checked(factor):
+    try:
+        channel_params(factor)
+    except ValueError as error:
+        raise Refused(f"The scale of the average is out of range: {error}.") from None
     return factor
 
 
@@ -165,8 +173,8 @@ def lower_global(operation, features):
     count = tensor.height * tensor.width
     note = ""
     if operation.form == "QLinearGlobalAveragePool":
-        scale = np.float32(x_scale / np.float32(y_scale * np.float32(count)))
-        channel_params(scale)
+        with np.errstate(all="ignore"):
+            scale = _checked(np.float32(x_scale / np.float32(y_scale * np.float32(count))))
     else:
         scale = average_scale(x_scale, y_scale, count)
         note = _remark(len(near_ties(count, scale, tensor.zero_point, output.tensor.zero_point)))
@@ -210,21 +218,21 @@ FAMILIES = (
         name="Average pooling",
         operators=("AveragePool", "QLinearAveragePool"),
         forms=("QLinearAveragePool",),
-        constraints=(pool_is_flat, channels_come_first, rounds_down, first_dimension_is_one),
+        constraints=(input_is_8_bit, quantised_per_tensor, pool_is_flat, channels_come_first, rounds_down, first_dimension_is_one),
         lower=lower_average,
     ),
     Family(
         name="Global average pooling",
         operators=("GlobalAveragePool", "ReduceMean", "QLinearGlobalAveragePool"),
         forms=("QLinearGlobalAveragePool",),
-        constraints=(pool_is_flat, channels_come_first, first_dimension_is_one),
+        constraints=(input_is_8_bit, quantised_per_tensor, pool_is_flat, channels_come_first, first_dimension_is_one),
         lower=lower_global,
     ),
     Family(
         name="Mean over the map",
         operators=("ReduceMean",),
         forms=("ReduceMean",),
-        constraints=(means_over_the_map, pool_is_flat, first_dimension_is_one),
+        constraints=(quantised_per_tensor, means_over_the_map, pool_is_flat, first_dimension_is_one),
         lower=lower_global,
     ),
 )
