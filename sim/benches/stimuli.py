@@ -1,9 +1,26 @@
 """Random instructions that are legal for a configuration, for tests and benches."""
 
-__all__ = ["make", "random_execute"]
+from types import SimpleNamespace
+
+import numpy as np
 
 from celosia.rtl.isa import Instruction, Opcode
+from celosia.sim.executor import Executor
 from celosia.sim.footprint import execute_reads
+
+__all__ = ["make", "random_execute", "random_machine"]
+
+
+def random_machine(config, rng):
+    """Return a golden executor with random activations and weights, accumulators at zero, and no program."""
+    program = SimpleNamespace(
+        digest=config.digest, name="random", instructions=np.zeros((0, 8), np.uint32), tables=np.zeros((0, 256), np.uint8),
+        weights=rng.integers(-128, 128, (config.weight_tiles, config.load_cycles, config.weight_rows, config.cols)).astype(np.int8),
+        params=np.zeros((0, 2 * config.lanes), np.uint32),
+    )  # fmt: skip
+    executor = Executor(config, program)
+    executor.act[:] = rng.integers(-128, 128, executor.act.shape)
+    return executor
 
 
 def make(**fields):

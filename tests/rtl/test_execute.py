@@ -1,7 +1,6 @@
 """Execute unit: the accumulators after random instructions equal the golden executor's; cycle counts; errors that name the instruction."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +10,7 @@ from celosia.rtl.config import EngineConfig
 from celosia.rtl.execute import Execute, execute_latency
 from celosia.rtl.interfaces import ACC_READ_LATENCY, ACT_READ_LATENCY
 from celosia.rtl.isa import ErrorCode, encode
-from celosia.sim.benches.stimuli import make, random_execute
-from celosia.sim.executor import Executor
+from celosia.sim.benches.stimuli import make, random_execute, random_machine
 
 TEST = EngineConfig.load("test")
 SHAPES = [
@@ -26,18 +24,6 @@ SHAPES = [
 def configure(**shape):
     return EngineConfig(lanes=2, act_depth=256, act_banks=2, weight_tiles=64, acc_depth=64, param_depth=64, tables=1, program_depth=64,
                         unfold_streams=4, **shape)  # fmt: skip
-
-
-def golden(config, rng):
-    """Return an executor with random memories and no program."""
-    program = SimpleNamespace(
-        digest=config.digest, name="random", instructions=np.zeros((0, 8), np.uint32), tables=np.zeros((0, 256), np.uint8),
-        weights=rng.integers(-128, 128, (config.weight_tiles, config.load_cycles, config.weight_rows, config.cols)).astype(np.int8),
-        params=np.zeros((0, 2 * config.lanes), np.uint32),
-    )  # fmt: skip
-    executor = Executor(config, program)
-    executor.act[:] = rng.integers(-128, 128, executor.act.shape)
-    return executor
 
 
 class Run:
@@ -136,21 +122,21 @@ def check(executor, instructions, rng, **options):
 def test_random_instructions_equal_golden(shape, seed, idle):
     rng = np.random.default_rng(seed)
     config = configure(**shape)
-    executor = golden(config, rng)
+    executor = random_machine(config, rng)
     clear = [make(tile_cols=config.acc_depth, bank=bank) for bank in range(2)]  # defined contents for what accumulates
     check(executor, clear + [random_execute(rng, config) for _ in range(30)], rng, idle=idle)
 
 
 def test_single_pixels_and_single_taps_equal_golden():
     rng = np.random.default_rng(5)
-    executor = golden(configure(**SHAPES[2]), rng)
+    executor = random_machine(configure(**SHAPES[2]), rng)
     instructions = [make(start=n, weights=n % 7, acc=n % 3, accumulate=int(n > 6), max=n % 2, signal_store=1) for n in range(24)]
     check(executor, instructions, rng)
 
 
 def test_pooling_keeps_one_tile_and_takes_the_maximum_per_block():
     rng = np.random.default_rng(6)
-    executor = golden(configure(**SHAPES[1]), rng)
+    executor = random_machine(configure(**SHAPES[1]), rng)
     pool = make(hold=1, per_block=1, max=1, kernel_y=3, kernel_x=3, blocks=3, tile_rows=2, tile_cols=4, stride_y=2, stride_x=2,
                 y0=-1, x0=-1, start=20, row_step=10, ky_step=10, block_step=50, in_height=5, in_width=10, pad=-128)  # fmt: skip
     check(executor, [pool, pool.replace(bank=1, per_block=0)], rng)
@@ -161,7 +147,7 @@ def test_fully_connected_takes_one_tile_per_load(shape):
     rng = np.random.default_rng(7)
     config = configure(**shape)
     rate = max(config.load_cycles, 4)  # one sum cannot be used more often
-    run = check(golden(config, rng), [make(blocks=20, block_step=1), make(blocks=20, block_step=1, weights=20, acc=1)], rng)
+    run = check(random_machine(config, rng), [make(blocks=20, block_step=1), make(blocks=20, block_step=1, weights=20, acc=1)], rng)
     gaps = np.diff(run.reads[1:])
     assert gaps.max() == rate and (gaps != rate).sum() <= 1
 
@@ -173,7 +159,7 @@ def test_no_bubble_between_passes_and_instructions(shape):
     pixels = max(config.load_cycles, 4)
     instructions = [make(tile_cols=pixels, kernel_x=3, blocks=2), make(tile_cols=pixels, acc=9, blocks=2, weights=4),
                     make(tile_rows=pixels, bank=1), make(tile_cols=pixels, hold=1, kernel_y=4), make(tile_cols=pixels)]  # fmt: skip
-    run = check(golden(config, rng), instructions, rng)
+    run = check(random_machine(config, rng), instructions, rng)
     assert len(run.reads) == pixels * (6 + 2 + 1 + 4 + 1)
     assert (np.diff(run.reads) == 1).all()
     # One cycle from the issue to the read.
@@ -191,22 +177,22 @@ def test_no_bubble_between_passes_and_instructions(shape):
 ])  # fmt: skip
 def test_access_beyond_a_memory_stops_with_the_instruction(code, fields):
     rng = np.random.default_rng(9)
-    run = Run(golden(configure(**SHAPES[0]), rng), [make(tile_cols=8), make(**fields), make()], rng)
+    run = Run(random_machine(configure(**SHAPES[0]), rng), [make(tile_cols=8), make(**fields), make()], rng)
     assert run.error == (code, 101)
     assert len(run.done) <= 1
 
 
 def test_padding_is_never_out_of_range():
     rng = np.random.default_rng(10)
-    check(golden(configure(**SHAPES[0]), rng), [make(start=65535, tile_cols=3, y0=-1, pad=7)], rng)
+    check(random_machine(configure(**SHAPES[0]), rng), [make(start=65535, tile_cols=3, y0=-1, pad=7)], rng)
 
 
 def test_reading_the_bank_in_use_stops_with_the_instruction():
     rng = np.random.default_rng(11)
     config = configure(**SHAPES[0])
     instructions = [make(tile_cols=30), make(tile_cols=30, bank=1)]
-    check(golden(config, rng), instructions, rng, store_reads={25: 1, 26: 1})
-    run = Run(golden(config, rng), instructions, rng, store_reads={25: 0})
+    check(random_machine(config, rng), instructions, rng, store_reads={25: 1, 26: 1})
+    run = Run(random_machine(config, rng), instructions, rng, store_reads={25: 0})
     assert run.error == (ErrorCode.BANK_CONFLICT, 100)
-    run = Run(golden(config, rng), instructions, rng, store_reads={60: 1})
+    run = Run(random_machine(config, rng), instructions, rng, store_reads={60: 1})
     assert run.error == (ErrorCode.BANK_CONFLICT, 101)
