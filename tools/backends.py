@@ -1,16 +1,22 @@
 """What runs an engine program: the golden executor, or the RTL in a simulator behind the host driver."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
 
 from celosia.sim.executor import Executor
+from celosia.sim.icarus import IcarusError
+from celosia.sim.transport import TransportError
+from celosia.sim.verilator.build import BuildError
+from celosia.tools.driver import Driver, create_transport
+from celosia.tools.errors import EngineError
 from celosia.tools.report import Event
 
 __all__ = ["BACKENDS", "create_backend", "prepare_backend"]
 
-BACKENDS = ("verilator", "icarus", "golden")
+BACKENDS = ("verilator", "icarus", "amaranth", "golden")
 GOLDEN_BATCH = 16
 SHARED = 2_000_000
 """Multiply-accumulates times inferences from which a second simulator is worth its start."""
@@ -23,8 +29,21 @@ def create_backend(kind, config, program, *, workers=None):
     return Simulated(kind, config, program, workers)
 
 
-def prepare_backend(kind, config):
-    """Build the simulator if it has not been built yet."""
+def prepare_backend(kind, config, on_build):
+    """Build the simulator if it has not been built yet; ``on_build`` is called before that, it takes a minute."""
+    if kind != "golden":
+        with _transport(kind, config, on_build):
+            pass
+
+
+@contextmanager
+def _transport(kind, config, on_build=lambda: None):
+    """Yield a transport; the problems of simulators become :exc:`EngineError`."""
+    try:
+        with create_transport(kind, config, on_build=on_build) as transport:
+            yield transport
+    except (BuildError, IcarusError, TransportError) as error:
+        raise EngineError(str(error)) from error
 
 
 class Golden:
@@ -61,7 +80,7 @@ class Golden:
 
 
 class Simulated:
-    """The RTL behind :class:`celosia.tools.driver.Driver`; each simulator is a process or library of its own, so threads suffice."""
+    """The RTL behind :class:`celosia.tools.driver.Driver`; a simulator is a process, or a library that works while other threads do."""
 
     def __init__(self, kind, config, program, workers):
         self.kind, self.config, self.program, self.workers = kind, config, program, workers
@@ -79,14 +98,12 @@ class Simulated:
         return outputs, max(part[1] for part in parts), parts[0][2]
 
     def _run_span(self, feed, start, end, progress):
-        from celosia.tools.driver import Driver, create_transport
-
         outputs, cycles, events = {}, 0, []
-        with create_transport(self.kind, self.config) as transport:
+        with _transport(self.kind, self.config) as transport:
             driver = Driver(transport, self.config)
             driver.load(self.program)
             for n in range(start, end):
-                result, stats = driver.run({name: array[n] for name, array in feed.items()})
+                result, stats = driver.run({name: array[n] for name, array in feed.items()}, record=n == 0)
                 for name, array in result.items():
                     outputs.setdefault(name, []).append(array)
                 cycles = max(cycles, stats.cycles)

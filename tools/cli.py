@@ -10,7 +10,7 @@ from celosia.tools.errors import CelosiaError
 
 __all__ = ["main", "parser"]
 
-BACKENDS = ("verilator", "icarus", "golden")
+BACKENDS = ("verilator", "icarus", "amaranth", "golden")
 PASSES = "importer, legalise, quantise, partition, fuse, layout, tile, schedule, allocate, emit"
 
 
@@ -33,7 +33,7 @@ def parser():
     backend = argparse.ArgumentParser(add_help=False)
     backend.add_argument(
         "--on", choices=BACKENDS, default="verilator",
-        help="simulate the RTL with Verilator (default) or Icarus Verilog, or compute with the golden executor, which has no cycles",
+        help="simulate the RTL with Verilator (default), Icarus Verilog or Amaranth's own simulator, or compute with the golden executor, which has no cycles",
     )  # fmt: skip
     backend.add_argument("--json", metavar="FILE", help="write the report as JSON")
     backend.add_argument("--timeline", metavar="FILE.svg", help="draw what each unit did in the first inference")

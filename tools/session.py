@@ -51,7 +51,7 @@ class InferenceSession:
     engine : str or EngineConfig
         A preset's name or a JSON file.
     on : str
-        ``"verilator"`` or ``"icarus"`` simulate the RTL; ``"golden"`` computes the same integers without time.
+        ``"verilator"``, ``"icarus"`` or ``"amaranth"`` simulate the RTL; ``"golden"`` computes the same integers without time.
     options : CompilerOptions, optional
         How to compile an ONNX file.
     keep : iterable of str
@@ -87,9 +87,9 @@ class InferenceSession:
         """The :class:`~celosia.tools.report.Report` of the last run; None before the first."""
         return self._report
 
-    def prepare(self):
-        """Build what the first run would have to build, such as the simulator."""
-        prepare_backend(self.on, self.config)
+    def prepare(self, on_build=lambda: None):
+        """Build the simulator if it is not in the cache; ``on_build`` is called before that, it takes about a minute."""
+        prepare_backend(self.on, self.config, on_build)
 
     def run(self, output_names, input_feed, *, progress=None):
         """Run the model.

@@ -174,7 +174,7 @@ def _conv(builder, rng, step, values):
 
 
 def _gemm(builder, rng, step, values):
-    transposed, features, out = step.get("transposed"), values[-1].shape[1], step.get("out", 5)
+    transposed, features, out = step.get("transposed", False), values[-1].shape[1], step.get("out", 5)
     shape = (out, features) if transposed else (features, out)
     return builder.weighted(
         rng, "Gemm", values[-1], shape, 0 if transposed else 1, per_channel=step.get("per_channel", False),

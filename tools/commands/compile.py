@@ -3,6 +3,7 @@
 from celosia.tools import program as programs
 from celosia.tools.commands.console import output
 from celosia.tools.compiler import pipeline
+from celosia.tools.compiler.sinks import listing
 from celosia.tools.errors import BadConfig
 from celosia.tools.files import replacing
 from celosia.tools.program import EngineSegment
@@ -22,7 +23,7 @@ def run(options):
     model = pipeline.compile_model(options.model, config, observe=lambda name, result: _dump(options, name, result))
     for segment in model.segments:
         if isinstance(segment, EngineSegment) and options.listing:
-            print(pipeline.listing(segment.program, config))
+            print(listing(segment.program))
     if options.output:
         with replacing(options.output) as path:
             programs.save(model, path)

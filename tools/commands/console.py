@@ -35,9 +35,9 @@ def progress(text, total):
 
 @contextlib.contextmanager
 def status(text):
-    """Show that something takes a while."""
+    """Show that something takes a while; yields a function that changes the text."""
     if not sys.stderr.isatty():
-        yield
+        yield lambda changed: print(changed, file=sys.stderr)
         return
-    with _errors().status(text):
-        yield
+    with _errors().status(text) as shown:
+        yield shown.update

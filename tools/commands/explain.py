@@ -4,13 +4,11 @@ from collections import Counter
 
 from rich.table import Table
 
+from celosia.tools.commands import AT_THE_ENDS
 from celosia.tools.commands.console import output
 from celosia.tools.compiler.frontend import lower
 
-__all__ = ["AT_THE_ENDS", "run"]
-
-AT_THE_ENDS = ("QuantizeLinear", "DequantizeLinear", "Softmax")
-"""Operators that belong on the host where a graph begins or ends."""
+__all__ = ["run"]
 
 
 def run(options):

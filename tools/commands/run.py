@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from celosia.tools.check import check_layers, check_outputs, summary
+from celosia.tools.commands import AT_THE_ENDS
 from celosia.tools.commands.console import output, progress, status
 from celosia.tools.errors import BadConfig, BadProgram, UnsupportedOperator
 from celosia.tools.files import read_inputs, replacing
@@ -40,19 +41,22 @@ def run(options):
 
 
 def refuse_host_nodes(model):
-    """Raise :exc:`UnsupportedOperator` for the first node on the host."""
-    for segment in model.segments:
-        if isinstance(segment, HostSegment):
-            name, operator, reason = segment.nodes[0]
-            reason = f"{reason.rstrip('.')}; " if reason else ""
-            raise UnsupportedOperator(model.source, name, operator, f"{reason}--strict allows no node on the host")
+    """Raise :exc:`UnsupportedOperator` for a node on the host, if there is one."""
+    nodes = [node for segment in model.segments if isinstance(segment, HostSegment) for node in segment.nodes]
+    if nodes:
+        # The ends of a graph are the least surprising: another node, if there is one, is what the user wants to hear of.
+        name, operator, reason = min(nodes, key=lambda node: node[1] in AT_THE_ENDS)
+        reason = f"{reason.rstrip('.')}; " if reason else ""
+        raise UnsupportedOperator(model.source, name, operator, f"{reason}--strict allows no node on the host")
 
 
 def execute(session, feed):
     """Run with a progress bar; return the outputs."""
     _, count = check_feed(session.model, feed)
-    with status("building the simulator (once for each engine)"):
-        session.prepare()
+    with status("preparing the simulator") as say:
+        session.prepare(
+            on_build=lambda: say(f"building the simulator of {session.config.name}, once for this engine (a minute)")
+        )
     with progress(f"running on {session.config.name} ({session.on})", count) as advance:
         return session.run(None, feed, progress=advance)
 
