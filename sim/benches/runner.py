@@ -49,7 +49,7 @@ class BenchFailed(AssertionError):
     """Tests of a bench failed, or its simulator could not be built; the message ends with the log."""
 
 
-def run(component, bench, *, simulator="verilator", seed=1, tests=None, folder="build/benches", **options):
+def run(component, bench, *, simulator="verilator", seed=1, tests=None, models="", folder="build/benches", **options):
     """Run the cocotb tests of ``celosia.sim.benches.<bench>`` on ``component``.
 
     Parameters
@@ -63,6 +63,8 @@ def run(component, bench, *, simulator="verilator", seed=1, tests=None, folder="
         What cocotb seeds ``random`` with.
     tests : str, optional
         Regular expression; only matching tests run.
+    models : str
+        Verilog of the primitives that the component instantiates.
     folder : path-like
         Of the built simulators.
     options
@@ -74,7 +76,7 @@ def run(component, bench, *, simulator="verilator", seed=1, tests=None, folder="
         If a test fails, none ran, or the build fails.
     """
     # In plain Verilog, Icarus does not evaluate `always @*` blocks whose inputs never change, and their outputs stay unknown.
-    text = verilog(component, name=TOP, form="flat")
+    text = verilog(component, name=TOP, form="flat") + models
     arguments = _ARGUMENTS[simulator]
     package = importlib.metadata.version("verilator") if simulator == "verilator" else shutil.which("iverilog")
     made_of = json.dumps([text, simulator, arguments, _MAKEFLAGS, package, importlib.metadata.version("cocotb")])

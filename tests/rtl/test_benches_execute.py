@@ -6,6 +6,7 @@ from celosia.rtl.array import Array
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.execute import Execute
 from celosia.rtl.multiplier import Multiplier
+from celosia.sim.benches.ecp5 import mult18x18d
 from celosia.sim.benches.runner import SIMULATORS, BenchFailed, run
 
 
@@ -13,6 +14,12 @@ from celosia.sim.benches.runner import SIMULATORS, BenchFailed, run
 @pytest.mark.parametrize("width_a, width_b", [(8, 8), (18, 17)])
 def test_multiplier(simulator, width_a, width_b):
     run(Multiplier(width_a=width_a, width_b=width_b, form="portable"), "multiplier", simulator=simulator, width_a=width_a, width_b=width_b)
+
+
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_multiplier_made_of_the_ecp5_primitive(simulator):
+    widths = {"width_a": 8, "width_b": 18}
+    run(Multiplier(**widths, form="ecp5"), "multiplier", simulator=simulator, models=mult18x18d(), **widths)
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
