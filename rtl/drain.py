@@ -56,8 +56,8 @@ class Drain(wiring.Component):
     -------
     i : ``In(stream.Signature(QueuedInstruction))``
     start : ``Out(1)``
-        An instruction is taken in this cycle (``i.payload``), as number ``context``.
-    context : ``Out``
+        An instruction was taken in the last cycle: ``instruction``, with number ``index`` in the program. It is ``context`` from now on.
+    instruction, index, context : ``Out``
     finished : ``In(1)``
         The oldest unfinished instruction is complete.
     beat : ``Out(Beat)``
@@ -89,6 +89,8 @@ class Drain(wiring.Component):
         super().__init__({
             "i": In(stream.Signature(QueuedInstruction)),
             "start": Out(1),
+            "instruction": Out(StoreInstruction),
+            "index": Out(16),
             "context": Out(range(CONTEXTS)),
             "finished": In(1),
             "beat": Out(Beat),
@@ -116,70 +118,72 @@ class Drain(wiring.Component):
 
     def _walk(self, m, advance):
         """Build the stage that holds an instruction and steps through its pixels; return the pixel as a dict of values."""
-        word, index = Signal(StoreInstruction), Signal(16)
-        valid, context = Signal(), Signal(range(CONTEXTS))
+        word = self.instruction
+        valid, opening, halted = Signal(), Signal(), Signal()
         offset, row, block = Signal(16), Signal(16), Signal(16)
-        x, y, b = Signal(10), Signal(10), Signal(8)
         acc, params = Signal(11), Signal(15)
-        opening = Signal()
+        unfinished = Signal(range(CONTEXTS + 1))
+        accept, end = Signal(), Signal()
+        arriving = data.View(StoreInstruction, self.i.payload.instruction)
 
-        last_x, last_y, last_b = Signal(), Signal(), Signal()
-        end = Signal()
-        m.d.comb += [
-            last_x.eq(x == word.tile_cols),
-            last_y.eq(y == word.tile_rows),
-            last_b.eq(b == word.blocks),
-            end.eq(last_x & last_y & last_b),
-        ]
+        # Pixels count down; that a count is at its last pixel is known from a register when the pixel is.
+        moves, last = advance, {}
+        for axis, size in (("x", "tile_cols"), ("y", "tile_rows"), ("b", "blocks")):
+            count = Signal.like(word[size], name=axis)
+            final = last[axis] = Signal(name=f"last_{axis}")
+            with m.If(moves):
+                m.d.sync += [
+                    count.eq(Mux(final, word[size], count - 1)),
+                    final.eq(Mux(final, word[size] == 0, count == 1)),
+                ]
+            with m.If(accept):
+                m.d.sync += [count.eq(arriving[size]), final.eq(arriving[size] == 0)]
+            moves = moves & final
+        m.d.comb += end.eq(last["x"] & last["y"] & last["b"])
+
         base, step, following = Signal(16), Signal(16), Signal(16)
-        with m.If(~last_x):
+        with m.If(~last["x"]):
             m.d.comb += [base.eq(offset), step.eq(word.col_step)]
-        with m.Elif(~last_y):
+        with m.Elif(~last["y"]):
             m.d.comb += [base.eq(row), step.eq(word.row_step)]
         with m.Else():
             m.d.comb += [base.eq(block), step.eq(word.block_step)]
         m.d.comb += following.eq(base + step)
-
         with m.If(advance):
-            m.d.sync += [offset.eq(following), x.eq(x + 1), acc.eq(acc + 1), opening.eq(0)]
-            with m.If(last_x):
-                m.d.sync += [x.eq(0), row.eq(following), y.eq(y + 1)]
-                with m.If(last_y):
-                    m.d.sync += [y.eq(0), block.eq(following), b.eq(b + 1)]
+            m.d.sync += [offset.eq(following), acc.eq(acc + 1), opening.eq(0)]
+            with m.If(last["x"]):
+                m.d.sync += row.eq(following)
+                with m.If(last["y"]):
+                    m.d.sync += block.eq(following)
                     with m.If(word.advance):
                         m.d.sync += params.eq(params + self.config.beats)
             with m.If(end):
                 m.d.sync += valid.eq(0)
 
-        unfinished = Signal(range(CONTEXTS + 1))
-        halted = Signal()
-        arriving = data.View(StoreInstruction, self.i.payload.instruction)
         m.d.comb += [
             self.i.ready.eq((~valid | (advance & end)) & (unfinished != CONTEXTS) & ~halted),
-            self.start.eq(self.i.valid & self.i.ready),
+            accept.eq(self.i.valid & self.i.ready),
             self.active.eq(unfinished != 0),
         ]
-        m.d.sync += unfinished.eq(unfinished + self.start - self.finished)
+        m.d.sync += [self.start.eq(accept), unfinished.eq(unfinished + accept - self.finished)]
         with m.If(self.error.valid):
             m.d.sync += halted.eq(1)
-        with m.If(self.start):
+        with m.If(accept):
             m.d.sync += [
                 valid.eq(1),
                 word.eq(arriving),
-                index.eq(self.i.payload.index),
-                context.eq(self.context),
+                self.index.eq(self.i.payload.index),
                 self.context.eq(self.context + 1),
-                Cat(offset, row, block, x, y, b).eq(0),
+                Cat(offset, row, block).eq(0),
                 acc.eq(arriving.acc),
                 params.eq(arriving.params),
                 opening.eq(1),
             ]
-        return {"valid": valid, "word": word, "index": index, "context": context, "offset": offset, "acc": acc, "params": params,
-                "opening": opening, "end": end, "halted": halted}  # fmt: skip
+        return {"valid": valid, "offset": offset, "acc": acc, "params": params, "opening": opening, "end": end, "halted": halted}
 
     def _check(self, m, pixel, dest, operand):
         """Return the :class:`ErrorCode` of the pixel about to be issued, in the order in which the golden executor looks."""
-        config, word = self.config, pixel["word"]
+        config, word = self.config, self.instruction
         constants = max(1, 2 // config.lanes)
         code = Signal(ErrorCode)
         with m.If((word.slot >= config.slots) | (word.use_table & (word.table >= config.tables))):
@@ -196,7 +200,7 @@ class Drain(wiring.Component):
 
     def _issue(self, m, advance, pixel):
         """Build the stage that issues the beats of one pixel at checked addresses."""
-        config, word = self.config, pixel["word"]
+        config, word = self.config, self.instruction
         constants = max(1, 2 // config.lanes)
         dest, operand = Signal(16), Signal(16)
         m.d.comb += [dest.eq(word.dest + pixel["offset"]), operand.eq(word.operand + pixel["offset"])]
@@ -241,9 +245,9 @@ class Drain(wiring.Component):
                 add.eq(word.add),
                 bad.eq(code != ErrorCode.NONE),
                 error.code.eq(code),
-                error.index.eq(pixel["index"]),
+                error.index.eq(self.index),
                 fetching.eq(pixel["opening"] & word.add),
-                context.eq(pixel["context"]),
+                context.eq(self.context),
                 params.eq(pixel["params"]),
                 add_params.eq(word.add_params),
                 self.acc_bank.eq(word.bank),

@@ -30,7 +30,7 @@ from celosia.rtl.interfaces import (
     TableReadSignature,
     UnitSignature,
 )
-from celosia.rtl.isa import ADD_FRACTION, AddParams, Signals, StoreInstruction
+from celosia.rtl.isa import ADD_FRACTION, AddParams, Signals
 from celosia.rtl.multiplier import FORMS
 from celosia.rtl.queue import Queue
 
@@ -128,7 +128,7 @@ class Store(wiring.Component):
             m.d.sync += beat.eq(beats[-1])
             beats.append(beat)
         elements = [beat.valid & ~beat.fetch for beat in beats]
-        arriving = data.View(StoreInstruction, drain.i.payload.instruction)
+        instruction = drain.instruction
 
         def constant(name, shape, value, *, age, stored=None):
             """Return, registered, what was stored under the context of the beat that is ``age`` cycles old.
@@ -176,10 +176,10 @@ class Store(wiring.Component):
 
         # Requantise, look up.
         control, _ = constant(
-            "requantise", _Requantise, Cat(arriving.zero_point, arriving.low, arriving.high),
+            "requantise", _Requantise, Cat(instruction.zero_point, instruction.low, instruction.high),
             age=_OPERANDS + requantizer.CONTROL_LATENCY,
         )  # fmt: skip
-        lookup, _ = constant("lookup", _Lookup, Cat(arriving.use_table, arriving.table), age=_REQUANTISED)
+        lookup, _ = constant("lookup", _Lookup, Cat(instruction.use_table, instruction.table), age=_REQUANTISED)
         m.d.comb += [
             requantize.zero_point.eq(control.zero_point),
             requantize.low.eq(control.bounds.low),
@@ -194,12 +194,12 @@ class Store(wiring.Component):
         # Add. Constants are fetched from the parameter memory, in two halves where an entry has only one.
         fetched = data.View(AddParams, params[:128] if lanes > 1 else Cat(params_before, params))
         kept = beats[_OPERANDS].valid & beats[_OPERANDS].fetch, beats[_OPERANDS].context
-        _, adds = constant("adds", 1, arriving.add, age=_ADDENDS)
+        _, adds = constant("adds", 1, instruction.add, age=_ADDENDS)
         _, factors = constant("factors", _Factors, Cat(fetched.k_result, fetched.k_operand), age=_ADDENDS, stored=kept)
         late = _ADDENDS + add.CONTROL_LATENCY
-        _, adds_late = constant("adds_late", 1, arriving.add, age=late)
+        _, adds_late = constant("adds_late", 1, instruction.add, age=late)
         _, k_zero = constant("k_zero", signed(40), fetched.k_zero, age=late, stored=kept)
-        _, bounds = constant("bounds", _Bounds, Cat(arriving.add_low, arriving.add_high), age=late)
+        _, bounds = constant("bounds", _Bounds, Cat(instruction.add_low, instruction.add_high), age=late)
         m.d.sync += [
             adder.k_result.eq(Mux(adds, factors.k_result, 1 << ADD_FRACTION)),
             adder.k_operand.eq(Mux(adds, factors.k_operand, 0)),
@@ -228,10 +228,10 @@ class Store(wiring.Component):
 
         wiring.connect(m, drain.tag, tags.i)
         m.d.comb += drain.drained.eq(~tags.o.valid)
-        self._write(m, drain, tags, results, arriving)
+        self._write(m, drain, tags, results, instruction)
         return m
 
-    def _write(self, m, drain, tags, results, arriving):
+    def _write(self, m, drain, tags, results, instruction):
         """Join results with their tags, write them, and report instructions whose last word is accepted."""
         config = self.config
         tag = tags.o.payload
@@ -251,14 +251,14 @@ class Store(wiring.Component):
             shape=_Finish, depth=CONTEXTS, init=[], attrs={"ram_style": "distributed"}
         )  # fmt: skip
         write, read = finish.write_port(), finish.read_port(domain="comb")
-        oldest = Signal(range(CONTEXTS))
+        oldest = Signal(range(CONTEXTS), init=1)  # the first instruction's context, since the drain counts before
         unit = self.unit
         wiring.connect(m, wiring.flipped(unit.i), drain.i)
         m.d.comb += [
             write.en.eq(drain.start),
             write.addr.eq(drain.context),
-            write.data.signal.eq(arriving.header.signal),
-            write.data.index.eq(drain.i.payload.index),
+            write.data.signal.eq(instruction.header.signal),
+            write.data.index.eq(drain.index),
             read.addr.eq(oldest),
             unit.error.eq(drain.error),
             unit.idle.eq(~drain.active & ~unit.done.valid),

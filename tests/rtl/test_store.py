@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from celosia.rtl.drain import CONTEXTS
 from celosia.rtl.isa import ErrorCode, encode
 from celosia.rtl.store import LATENCY, Store
 from celosia.sim.benches.store_cases import CONFIGS, StoreCase, small_config
@@ -108,7 +109,7 @@ def signals(instruction):
 @pytest.mark.parametrize("idle, busy_read, busy_write", list(itertools.product([0.0, 0.8], [0.0, 0.6], [0.0, 0.6])))
 def test_random_instructions_leave_the_memory_as_golden_does(config, idle, busy_read, busy_write):
     seed = SEED + int(10 * idle + 100 * busy_read + 1000 * busy_write)
-    case = StoreCase(config, np.random.default_rng(seed), count=12)
+    case = StoreCase(config, np.random.default_rng(seed), count=8)
     machine = Machine(case, idle=idle, busy_read=busy_read, busy_write=busy_write, seed=seed)
     machine.run()
     assert machine.errors == []
@@ -116,6 +117,13 @@ def test_random_instructions_leave_the_memory_as_golden_does(config, idle, busy_
     assert not len(wrong), f"seed {seed}: {len(wrong)} bytes differ, first (word, byte) {wrong[0]}"
     assert [done for _, done in machine.done] == [signals(instruction) for instruction in case.instructions]
     assert len(machine.writes) == sum(i.blocks * i.tile_rows * i.tile_cols for i in case.instructions)
+
+
+def test_contexts_are_reused_without_a_trace_of_their_former_instruction():
+    case = StoreCase(CONFIGS["store4x4l4"], np.random.default_rng(SEED), count=4 * CONTEXTS)
+    machine = Machine(case, busy_write=0.2)
+    machine.run()
+    assert np.array_equal(machine.act, case.expected)
 
 
 def test_done_follows_the_last_write():
