@@ -12,12 +12,12 @@ from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.isa import UNITS, ErrorCode, Unit, decode
 from celosia.tools.errors import BadInput, BadProgram, DoesNotFit, EngineError
 
-__all__ = ["CYCLE_LIMIT", "Driver", "RunStats", "UnitCycles", "create_transport"]
+__all__ = ["CYCLE_LIMIT", "ERROR_MEANINGS", "Driver", "RunStats", "UnitCycles", "create_transport"]
 
 CYCLE_LIMIT = 100_000_000
 """Cycles after which a run is given up."""
 
-_MEANINGS = {
+ERROR_MEANINGS = {
     ErrorCode.ILLEGAL_OPCODE: "the opcode does not exist",
     ErrorCode.RESERVED_BITS: "a reserved bit is set, or a unit waits for or signals itself",
     ErrorCode.ILLEGAL_FIELD: "a field's value has no meaning in this configuration",
@@ -267,7 +267,7 @@ class Driver:
     def _explain_error(self):
         error = self._fields("ERROR")
         code, unit = ErrorCode(error["code"]), Unit(error["unit"])
-        sentence = f"the engine stopped at instruction {self._describe(error['index'])} in the {unit.name.lower()} unit: {code.name}, {_MEANINGS[code]}"
+        sentence = f"the engine stopped at instruction {self._describe(error['index'])} in the {unit.name.lower()} unit: {code.name}, {ERROR_MEANINGS[code]}"
         if code is ErrorCode.DEADLOCK:
             sentence += "; " + "; ".join(self._waiting())
         return sentence
