@@ -53,8 +53,8 @@ class Accumulator(wiring.Component):
     sums : In
         ``cols`` signed sums, :data:`SUMS_DELAY` cycles after their update.
     written : Out(1)
-        The result of an update is written at the end of this cycle; a read in the next one sees it. Exactly ``DISTANCE - 1`` cycles
-        after the update.
+        The result of an update is written at the end of this cycle; a read in the next one sees it. Exactly
+        ``DISTANCE - 1`` cycles after the update.
     read : In(AccReadSignature)
         The store unit's port.
     conflict : Out(1)

@@ -69,8 +69,10 @@ class Pixel(data.Struct):
     index: 16
 
 
-_SAME = ("acc", "bank", "tile_rows", "tile_cols", "stride_y", "stride_x", "row_step", "in_height", "in_width", "pad", "unsigned",
-         "max")  # fmt: skip
+_SAME = (
+    "acc", "bank", "tile_rows", "tile_cols", "stride_y", "stride_x", "row_step", "in_height", "in_width",
+    "pad", "unsigned", "max",
+)  # fmt: skip
 
 
 class PassGenerator(wiring.Component):

@@ -24,10 +24,10 @@ from celosia.rtl.weights import LOAD_LATENCY, RowLoader
 __all__ = ["ISSUE_TO_WORD", "Execute", "execute_latency"]
 
 ISSUE_TO_WORD = 2 + ACT_READ_LATENCY
-"""Cycles from the issue of a pixel to its word at the array: the address register, the memory, and the register behind padding."""
+"""Cycles from the issue of a pixel to its word at the array: address register, memory, and the register behind padding."""
 
-# A tile whose walk starts in cycle s is `full` from s + 1 and in shadow row 0 from s + LOAD_LATENCY + 1; a pixel issued at s + 1 switches
-# at s + 1 + ISSUE_TO_WORD. The next walk starts at s + 2 at the earliest and must not arrive before that switch.
+# A tile whose walk starts in cycle s is `full` from s + 1 and in shadow row 0 from s + LOAD_LATENCY + 1. A pixel issued at s + 1
+# switches at s + 1 + ISSUE_TO_WORD. The next walk starts at s + 2 at the earliest and must not arrive before that switch.
 assert LOAD_LATENCY + 1 <= 1 + ISSUE_TO_WORD <= 2 + LOAD_LATENCY
 
 
@@ -51,9 +51,9 @@ class _Tag(data.Struct):
 class Execute(wiring.Component):
     """The execute unit with array and accumulators.
 
-    One pixel per cycle: without a bubble between passes of at least ``load_cycles`` pixels, nor between instructions if the next one
-    is taken while the last passes of the present one run. Passes of fewer pixels take ``load_cycles`` cycles, with ``hold`` as
-    many as the distance of :data:`~celosia.rtl.accumulator.DISTANCE` between uses of one sum allows.
+    One pixel per cycle: without a bubble between passes of at least ``load_cycles`` and
+    :data:`~celosia.rtl.accumulator.DISTANCE` pixels, nor between instructions if the next one is taken while the last passes of the present one run. Shorter passes take
+    as many cycles as the larger of the two; with ``hold`` only the second counts, and only where sums are used again.
 
     Parameters
     ----------
@@ -160,8 +160,8 @@ class Execute(wiring.Component):
     def _update(self, m, issue, pixel, accumulator):
         """Send the pixel's tag along and update the accumulators with it; return the index of the youngest update."""
         tag = Signal(_Tag)
-        m.d.comb += [getattr(tag, name).eq(getattr(pixel, name)) for name in ("entry", "bank", "overwrite", "max", "signal", "index")]
-        m.d.comb += tag.last.eq(pixel.last)
+        names = ("entry", "bank", "overwrite", "max", "last", "signal", "index")
+        m.d.comb += [getattr(tag, name).eq(getattr(pixel, name)) for name in names]
         cycles = ISSUE_TO_WORD + array_latency(self.config.rows) - SUMS_DELAY
         tag = _delay(m, tag, cycles, "tag")
         valid = _delay(m, issue, cycles, "valid", reset=True)

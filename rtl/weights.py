@@ -124,7 +124,7 @@ class RowLoader(wiring.Component):
         return m
 
     def _walk(self, m, bank, begins, tile):
-        """Walk the rows of ``tile`` from the cycle after ``begins``; return the last cycle's flag, the entry and the activity."""
+        """Walk ``tile`` from the cycle after ``begins``; return the flag of its last cycle, its entry, and its activity."""
         active = Signal(name=f"active{bank}")
         row = Signal(exact_log2(self.load_cycles), name=f"row{bank}")
         current = Signal(range(self.weight_tiles), name=f"tile{bank}", reset_less=True)

@@ -1,7 +1,7 @@
 """Bench of :class:`celosia.rtl.execute.Execute`: random instructions leave the golden executor's sums in the accumulators.
 
-Options: ``config``, the engine's JSON; ``idle``, the probability that the queue is empty; ``reading``, the probability that the store
-unit reads in a cycle, always the bank that execution does not use; ``count`` of instructions per bank.
+Options: ``config``, the engine's JSON; ``idle``, the probability that the queue is empty; ``reading``, the probability that the
+store unit reads in a cycle, always the bank that execution does not use; ``count`` of instructions per bank.
 """
 
 from collections import deque
@@ -25,7 +25,8 @@ async def sums_equal_golden(dut):
     config = EngineConfig.from_json(given["config"])
     golden = random_machine(config, rng)
     banks = range(config.weight_rows)
-    cycles = await start(dut, unit_i_valid=0, act_ready=1, act_data=0, acc_en=0, acc_bank=0, acc_addr=0, **{f"weight{n}_data": 0 for n in banks})
+    weights = {f"weight{bank}_data": 0 for bank in banks}
+    cycles = await start(dut, unit_i_valid=0, act_ready=1, act_data=0, acc_en=0, acc_bank=0, acc_addr=0, **weights)
     source = Source(dut, "unit_i", idle=given["idle"], rng=rng)
     source.start(cycles)
     for memory in (_activations(dut, cycles, golden, rng), *(_weights(dut, cycles, golden, bank) for bank in banks)):
@@ -34,7 +35,8 @@ async def sums_equal_golden(dut):
 
     for bank in (0, 1, 0):
         # While one bank is filled the store unit may read the other, whose contents are those of before.
-        instructions = [make(tile_cols=config.acc_depth, bank=bank)] + [random_execute(rng, config, bank=bank) for _ in range(given["count"])]
+        instructions = [make(tile_cols=config.acc_depth, bank=bank)]
+        instructions += [random_execute(rng, config, bank=bank) for _ in range(given["count"])]
         source.queue.extend(encode(instruction) | index << INSTRUCTION_BITS for index, instruction in enumerate(instructions))
         store.bank = 1 - bank
         done = []

@@ -6,9 +6,10 @@ A bench is a module ``celosia.sim.benches.<name>`` with cocotb tests. From pytes
     def test_multiplier(simulator):
         run(Multiplier(width_a=8, width_b=8, form="portable"), "multiplier", simulator=simulator, idle=0.3)
 
-Keyword arguments that :func:`run` does not know reach the bench through :func:`celosia.sim.benches.clocked.options`. The component
-becomes the Verilog module ``dut`` with ports ``clk``, ``rst`` and its members, nested names joined by underscores
-(:func:`celosia.sim.verilog.verilog`). Built simulators stay under ``build/benches``, named by the hash of what they are made of.
+Keyword arguments that :func:`run` does not know reach the bench through :func:`celosia.sim.benches.clocked.options`. The
+component becomes the Verilog module ``dut`` with ports ``clk``, ``rst`` and its members, nested names joined by underscores
+(:func:`celosia.sim.verilog.verilog`). Built simulators stay under ``build/benches``, named by the hash of what they are made
+of.
 """
 
 import contextlib
@@ -33,7 +34,9 @@ OPTIONS = "CELOSIA_BENCH"
 TOP = "dut"
 SIMULATORS = [
     "verilator",
-    pytest.param("icarus", marks=pytest.mark.skipif(not shutil.which("iverilog"), reason="Icarus Verilog (iverilog) is not installed")),
+    pytest.param(
+        "icarus", marks=pytest.mark.skipif(not shutil.which("iverilog"), reason="Icarus Verilog (iverilog) is not installed")
+    ),
 ]
 """What to parametrise a bench's pytest wrapper with."""
 
@@ -100,7 +103,9 @@ def _build(text, built, simulator, arguments):
     log = built / "build.log"
     runner = cocotb_tools.runner.get_runner(simulator)
     with _explained(log, f"{simulator} could not build {source}"):
-        runner.build(sources=[source], hdl_toplevel=TOP, build_dir=built, build_args=arguments, timescale=("1ns", "1ps"), log_file=log)
+        runner.build(
+            sources=[source], hdl_toplevel=TOP, build_dir=built, build_args=arguments, timescale=("1ns", "1ps"), log_file=log
+        )  # fmt: skip
     (built / "complete").touch()
 
 
@@ -109,8 +114,9 @@ def _test(built, scratch, simulator, bench, seed, tests, options):
     runner = cocotb_tools.runner.get_runner(simulator)
     with _explained(log, f"bench {bench} failed on {simulator} with seed {seed} and {options}"):
         runner.test(
-            test_module=f"celosia.sim.benches.{bench}", hdl_toplevel=TOP, hdl_toplevel_lang="verilog", build_dir=built, test_dir=scratch,
-            results_xml=str(results), seed=seed, test_filter=tests, log_file=log, extra_env={OPTIONS: json.dumps(options)},
+            test_module=f"celosia.sim.benches.{bench}", hdl_toplevel=TOP, hdl_toplevel_lang="verilog", build_dir=built,
+            test_dir=scratch, results_xml=str(results), seed=seed, test_filter=tests, log_file=log,
+            extra_env={OPTIONS: json.dumps(options)},
         )  # fmt: skip
         count, failed = cocotb_tools.runner.get_results(results)
         if failed or not count:

@@ -4,18 +4,26 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from celosia.rtl.config import EngineConfig
 from celosia.rtl.isa import Instruction, Opcode
 from celosia.sim.executor import Executor
 from celosia.sim.footprint import execute_reads
 
-__all__ = ["make", "random_execute", "random_machine"]
+__all__ = ["make", "random_execute", "random_machine", "small_engine"]
+
+
+def small_engine(**shape):
+    """Return a configuration with memories so small that random instructions meet in them."""
+    depths = {"act_depth": 256, "weight_tiles": 64, "acc_depth": 64, "param_depth": 64, "program_depth": 64}
+    return EngineConfig(lanes=2, act_banks=2, tables=1, unfold_streams=4, **depths, **shape)
 
 
 def random_machine(config, rng):
     """Return a golden executor with random activations and weights, accumulators at zero, and no program."""
+    shape = (config.weight_tiles, config.load_cycles, config.weight_rows, config.cols)
     program = SimpleNamespace(
         digest=config.digest, name="random", instructions=np.zeros((0, 8), np.uint32), tables=np.zeros((0, 256), np.uint8),
-        weights=rng.integers(-128, 128, (config.weight_tiles, config.load_cycles, config.weight_rows, config.cols)).astype(np.int8),
+        weights=rng.integers(-128, 128, shape).astype(np.int8),
         params=np.zeros((0, 2 * config.lanes), np.uint32),
     )  # fmt: skip
     executor = Executor(config, program)

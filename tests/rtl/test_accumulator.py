@@ -11,7 +11,7 @@ COLS, DEPTH, WIDTH = 3, 8, 20
 
 
 def run(schedule):
-    """Run ``{cycle: {"update": …, "sums": …, "read": …}}``; return read data, and the cycles of ``written`` and ``conflict``."""
+    """Run ``{cycle: {"update": …, "sums": …, "read": …}}``; return reads, cycles of ``written``, of ``conflict``."""
     dut = Accumulator(cols=COLS, depth=DEPTH, width=WIDTH)
     reads, written, conflicts = {}, [], []
 

@@ -3,17 +3,18 @@
 import pytest
 
 from celosia.rtl.array import Array
-from celosia.rtl.config import EngineConfig
 from celosia.rtl.execute import Execute
 from celosia.rtl.multiplier import Multiplier
 from celosia.sim.benches.ecp5 import mult18x18d
 from celosia.sim.benches.runner import SIMULATORS, BenchFailed, run
+from celosia.sim.benches.stimuli import small_engine
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("width_a, width_b", [(8, 8), (18, 17)])
 def test_multiplier(simulator, width_a, width_b):
-    run(Multiplier(width_a=width_a, width_b=width_b, form="portable"), "multiplier", simulator=simulator, width_a=width_a, width_b=width_b)
+    widths = {"width_a": width_a, "width_b": width_b}
+    run(Multiplier(**widths, form="portable"), "multiplier", simulator=simulator, **widths)
 
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
@@ -33,11 +34,10 @@ def test_array(simulator, gaps):
 @pytest.mark.parametrize("idle", [0.0, 0.9])
 @pytest.mark.parametrize("reading", [0.0, 0.5, 1.0])
 def test_execute(simulator, idle, reading):
-    config = EngineConfig(rows=8, cols=4, weight_rows=2, lanes=2, act_depth=256, act_banks=2, weight_tiles=64, acc_depth=64, param_depth=64,
-                          tables=1, program_depth=64, unfold_streams=4)  # fmt: skip
+    config = small_engine(rows=8, cols=4, weight_rows=2)
     run(Execute(config=config), "execute", simulator=simulator, config=config.to_json(), idle=idle, reading=reading)
 
 
 def test_failing_bench_is_reported():
-    with pytest.raises(BenchFailed, match=r"bench multiplier failed on verilator with seed 1 and \{'width_a': 12\}(?s:.*)out of range"):
+    with pytest.raises(BenchFailed, match=r"bench multiplier failed on verilator with seed 1 and (?s:.*)out of range"):
         run(Multiplier(width_a=8, width_b=8, form="portable"), "multiplier", width_a=12)
