@@ -1,0 +1,162 @@
+"""The load unit's byte streams: words of several tap rows fetched through one read port and handed out byte by byte.
+
+Each stream holds two words, the one it takes bytes from and the one after it. What it will read is an entry of a small table (next
+word, first byte in it, words after it) that :class:`TapStreams` counts on as it fetches, so that all streams share one incrementer.
+The first words of the next group's tap rows are fetched while the last bytes of the present ones are taken.
+"""
+
+from amaranth.hdl import *
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
+
+from celosia.rtl.interfaces import ACT_READ_LATENCY, ActReadSignature
+
+__all__ = ["TapRow", "TapStreams"]
+
+BYTE_ADDRESS_BITS = 20
+
+
+def TapRow(*, rows, streams):
+    """What stream ``index`` reads next: ``words + 1`` words from ``word`` on, taking bytes from byte ``offset`` of the first one on."""
+    offset_bits = ceil_log2(rows)
+    return data.StructLayout({
+        "index": range(streams),
+        "word": BYTE_ADDRESS_BITS - offset_bits,
+        "offset": offset_bits,
+        "words": 12,
+    })
+
+
+class TapStreams(wiring.Component):
+    """``streams`` byte streams out of the activation memory.
+
+    Parameters
+    ----------
+    rows : int
+        Bytes per activation word.
+    streams : int
+    depth : int
+        Words of the activation memory.
+
+    Members
+    -------
+    i : ``In(stream)`` of :func:`TapRow`, always ready
+        Only while ``open`` is low, but for earlier rows of the same group in the cycles directly before.
+    open : ``Out(1)``
+        A row of ``i`` has words that are not asked for yet.
+    read : ``Out(ActReadSignature)``
+    ready : ``Out(streams)``
+        Which streams have a byte.
+    bytes : ``Out(ArrayLayout(8, streams))``
+        Those bytes.
+    take : ``In(streams)``
+        Streams to move on; they must be ``ready``.
+    last : ``In(1)``
+        The bytes taken are the last of their rows: the rest of the words is dropped.
+    out_of_range : ``Out(1)``
+        A row leads out of the memory. Nothing more is read.
+    """
+
+    def __init__(self, *, rows, streams, depth):
+        if not 1 <= streams <= rows:
+            raise ValueError(f"streams must be between 1 and {rows}, not {streams}")
+        self.rows = rows
+        self.streams = streams
+        self.depth = depth
+        super().__init__({
+            "i": In(stream.Signature(TapRow(rows=rows, streams=streams), always_ready=True)),
+            "open": Out(1),
+            "read": Out(ActReadSignature(rows=rows)),
+            "ready": Out(streams),
+            "bytes": Out(data.ArrayLayout(8, streams)),
+            "take": In(streams),
+            "last": In(1),
+            "out_of_range": Out(1),
+        })
+
+    def elaborate(self, platform):
+        m = Module()
+        row = self.i.payload
+        table_shape = data.StructLayout({name: row.shape()[name].shape for name in ("word", "offset", "words")})
+        m.submodules.table = table = memory.Memory(shape=table_shape, depth=self.streams, init=[])
+        write, look = table.write_port(), table.read_port(domain="comb")
+
+        # Ask: the first stream that has words left and room for one.
+        left = Signal(self.streams)
+        claimed = Signal(self.streams)
+        chosen = Signal(range(self.streams))
+        wanted = Signal()
+        asking = Signal()
+        request = Signal(row.shape())
+        requested = Signal()
+        accepted = Signal()
+        for n in reversed(range(self.streams)):
+            with m.If(left[n] & ~claimed[n]):
+                m.d.comb += [chosen.eq(n), wanted.eq(1)]
+        m.d.comb += [
+            self.open.eq(left.any()),
+            look.addr.eq(chosen),
+            asking.eq(wanted & ~self.i.valid & (~requested | accepted)),
+            write.en.eq(self.i.valid | asking),
+        ]
+        with m.If(self.i.valid):
+            m.d.comb += write.addr.eq(row.index)
+            m.d.comb += [write.data[name].eq(row[name]) for name in ("word", "offset", "words")]
+        with m.Else():
+            m.d.comb += [
+                write.addr.eq(chosen),
+                write.data.word.eq(look.data.word + 1),
+                write.data.offset.eq(0),
+                write.data.words.eq(look.data.words - 1),
+            ]
+        with m.If(asking):
+            m.d.sync += [requested.eq(1), request.index.eq(chosen)]
+            m.d.sync += [request[name].eq(look.data[name]) for name in ("word", "offset")]
+        with m.Elif(accepted):
+            m.d.sync += requested.eq(0)
+
+        m.d.comb += [
+            self.out_of_range.eq(requested & (request.word >= self.depth)),
+            self.read.valid.eq(requested & ~self.out_of_range),
+            self.read.addr.eq(request.word),
+            accepted.eq(self.read.valid & self.read.ready),
+        ]
+        arriving, index, offset = accepted, request.index, request.offset
+        for _ in range(ACT_READ_LATENCY):
+            arriving, index, offset = (_delayed(m, value) for value in (arriving, index, offset))
+
+        for n in range(self.streams):
+            word, following = (Signal(data.ArrayLayout(8, self.rows), name=f"{name}{n}", reset_less=True)
+                               for name in ("word", "following"))  # fmt: skip
+            position, start = (Signal(range(self.rows), name=f"{name}{n}", reset_less=True) for name in ("position", "start"))
+            full, waiting, refill, empties = (Signal(name=f"{name}{n}") for name in ("full", "waiting", "refill", "empties"))
+            m.d.comb += [
+                self.ready[n].eq(full),
+                self.bytes[n].eq(_select(position, list(word))),
+                empties.eq(self.take[n] & (self.last | (position == self.rows - 1))),
+                refill.eq(waiting & (~full | empties)),
+            ]
+            m.d.sync += full.eq(refill | (full & ~empties))
+            with m.If(refill):
+                m.d.sync += [word.eq(following), position.eq(start), waiting.eq(0), claimed[n].eq(0)]
+            with m.Elif(self.take[n]):
+                m.d.sync += position.eq(position + 1)
+            with m.If(arriving & (index == n)):
+                m.d.sync += [following.eq(self.read.data), start.eq(offset), waiting.eq(1)]
+            with m.If(asking & (chosen == n)):
+                m.d.sync += [claimed[n].eq(1), left[n].eq(look.data.words != 0)]
+            with m.If(self.i.valid & (row.index == n)):
+                m.d.sync += left[n].eq(1)
+        return m
+
+
+def _select(index, values):
+    half = len(values) // 2
+    return Mux(index[ceil_log2(half)], _select(index, values[half:]), _select(index, values[:half])) if half else values[0]
+
+
+def _delayed(m, value):
+    late = Signal.like(value)
+    m.d.sync += late.eq(value)
+    return late

@@ -1,0 +1,261 @@
+"""The load unit beside a numpy model of ``UNFOLD``: shapes, alignments, pads, stalls on both sides, errors, and cycle counts."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+
+from celosia.rtl.config import PRESETS
+from celosia.rtl.interfaces import ACT_READ_LATENCY
+from celosia.rtl.isa import ErrorCode, Instruction, Opcode, encode
+from celosia.rtl.load import LOAD_OVERHEAD, Load
+
+CONFIGS = {
+    "4 rows": PRESETS["test"],
+    "8 rows": PRESETS["mac64"],
+    "8 rows, 3 streams": dataclasses.replace(PRESETS["mac64"], unfold_streams=3),
+    "8 rows, 1 stream": dataclasses.replace(PRESETS["mac64"], unfold_streams=1),
+    "16 rows": PRESETS["mac256"],
+    "16 rows, 16 streams": dataclasses.replace(PRESETS["mac256"], unfold_streams=16, act_depth=5000),
+}  # fmt: skip
+
+
+def unfold(i, memory):
+    """Return the bytes of ``memory`` (words × rows) after ``i``, written after the field descriptions of the instruction set."""
+    rows = memory.shape[1]
+    source = memory.reshape(-1)
+    result = memory.copy()
+    for y in range(i.tile_rows):
+        for g in range(i.groups):
+            for x in range(i.tile_cols):
+                word = np.full(rows, i.pad, np.uint8)
+                for s in range(i.streams):
+                    channel, ky = divmod(g * i.streams + s, i.kernel_y)
+                    for kx in range(i.kernel_x):
+                        iy, ix = i.y0 + y * i.stride_y + ky, i.x0 + x * i.stride_x + kx
+                        if 0 <= iy < i.in_height and 0 <= ix < i.in_width and channel < i.channels:
+                            offset = channel * i.channel_step + (iy - i.y0) * i.source_row_step + ix - i.x0
+                            word[s * i.kernel_x + kx] = source[(i.start + offset) % (1 << 20)]
+                result[(i.dest + y * i.dest_row_step + g * i.dest_group_step + x) % (1 << 16)] = word
+    return result
+
+
+def steps(i):
+    return i.tile_rows * i.groups * ((i.tile_cols - 1) * i.stride_x + i.kernel_x)
+
+
+def random_unfold(rng, config):
+    """Draw an instruction that reads the lower half of the memory and writes words of its own in the upper half."""
+    half = config.act_depth // 2
+    kernel_x = int(rng.integers(1, min(config.rows, 9 if rng.random() < 0.8 else 32) + 1))
+    most = min(config.rows // kernel_x, config.unfold_streams)
+    streams = most if rng.random() < 0.5 else int(rng.integers(1, most + 1))
+    channels, kernel_y = int(rng.integers(1, 4)), int(rng.integers(1, 5))
+    groups = -(-channels * kernel_y // streams) + int(rng.random() < 0.1)
+    tile_rows, tile_cols = int(rng.integers(1, 5)), int(rng.integers(1, 20))
+    height, width = int(rng.integers(1, 12)), int(rng.integers(1, 45))
+    row_step = width + int(rng.integers(0, 9))
+    channel_step = height * row_step + int(rng.integers(0, 20))
+    y0, x0 = int(rng.integers(-4, height)), int(rng.integers(-5, width + 2))
+    base = int(rng.integers(0, half * config.rows - channels * channel_step))
+    group_step, extra = tile_cols + int(rng.integers(0, 3)), int(rng.integers(0, 3))
+    dest_row_step = groups * group_step + extra
+    dest = half + int(rng.integers(0, half - tile_rows * dest_row_step))
+    return Instruction(
+        Opcode.UNFOLD, start=(base + y0 * row_step + x0) % (1 << 20), dest=dest, channels=channels, kernel_y=kernel_y,
+        kernel_x=kernel_x, streams=streams, groups=groups, tile_rows=tile_rows, tile_cols=tile_cols, y0=y0, x0=x0,
+        stride_y=int(rng.integers(0, 4)), stride_x=int(rng.integers(0, 4)), in_height=height, in_width=width,
+        channel_step=channel_step, source_row_step=row_step, dest_row_step=dest_row_step, dest_group_step=group_step,
+        pad=int(rng.integers(0, 256)), signal_execute=int(rng.integers(0, 2)), signal_store=int(rng.integers(0, 2)),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass
+class Outcome:
+    memory: np.ndarray
+    cycles: list = dataclasses.field(default_factory=list)  # per instruction, accepted to done
+    signals: list = dataclasses.field(default_factory=list)
+    error: tuple = None
+    stalls: int = 0
+
+
+def simulate(config, instructions, memory, *, rng=None, gap=0.0, refuse_reads=0.0, refuse_writes=0.0, limit=20_000):
+    """Run ``instructions`` on the unit; the probabilities are those of a cycle without an instruction, a read, a write."""
+    dut = Load(config=config)
+    outcome = Outcome(memory.copy())
+    rng = rng or np.random.default_rng(0)
+
+    def chance(probability):
+        return probability > 0 and rng.random() < probability
+
+    async def testbench(ctx):
+        unit, read, write = dut.unit, dut.read, dut.write
+        waiting = list(enumerate(instructions))
+        started = 0
+        arriving = [None] * (ACT_READ_LATENCY - 1)  # what appears after the coming edges
+        last_write = None
+        for cycle in range(limit):
+            if waiting and not ctx.get(unit.i.valid) and not chance(gap):
+                index, instruction = waiting[0]
+                ctx.set(unit.i.payload, {"instruction": encode(instruction), "index": index + 100})
+                ctx.set(unit.i.valid, 1)
+            ctx.set(read.ready, not chance(refuse_reads))
+            ctx.set(write.ready, not chance(refuse_writes))
+            taken = ctx.get(unit.i.valid) and ctx.get(unit.i.ready)
+            if taken:
+                assert ctx.get(unit.idle)
+                waiting.pop(0)
+                started = cycle
+            fetched = None
+            if ctx.get(read.valid):
+                assert ctx.get(read.addr) < config.act_depth
+                if ctx.get(read.ready):
+                    fetched = outcome.memory[ctx.get(read.addr)].copy()
+            if ctx.get(write.valid):
+                now = ctx.get(write.payload.addr), list(ctx.get(write.payload.data))
+                assert now[0] < config.act_depth and ctx.get(write.payload.mask) == (1 << config.rows) - 1
+                assert last_write in (None, now), "a refused write must stay"
+                last_write = now
+                if ctx.get(write.ready):
+                    outcome.memory[now[0]] = now[1]
+                    last_write = None
+            else:
+                assert last_write is None
+            outcome.stalls += ctx.get(unit.trace.stall)
+            if ctx.get(unit.done.valid):
+                outcome.cycles.append(cycle - started)
+                outcome.signals.append(ctx.get(unit.done.signal.as_value()))
+            if ctx.get(unit.error.valid):
+                assert outcome.error is None
+                outcome.error = ErrorCode(ctx.get(unit.error.code)), ctx.get(unit.error.index)
+                limit_after_error = cycle + 200
+            arriving.append(fetched)
+            await ctx.tick()
+            word = arriving.pop(0)
+            ctx.set(read.data, list(rng.bytes(config.rows) if word is None else map(int, word)))
+            if taken:
+                ctx.set(unit.i.valid, 0)
+                ctx.set(unit.i.payload, {"instruction": 0, "index": 0})
+            if outcome.error and cycle > limit_after_error or not waiting and len(outcome.cycles) == len(instructions):
+                return
+        raise AssertionError(f"not finished after {limit} cycles")
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+    return outcome
+
+
+def random_memory(rng, config):
+    return rng.integers(0, 256, (config.act_depth, config.rows), dtype=np.uint8)
+
+
+def check(config, instructions, rng, **stalls):
+    memory = random_memory(rng, config)
+    outcome = simulate(config, instructions, memory, rng=rng, **stalls)
+    for instruction in instructions:
+        memory = unfold(instruction, memory)
+    wrong = np.argwhere(outcome.memory != memory)
+    assert not wrong.size, f"{len(wrong)} bytes differ, the first at word, byte {wrong[0]}; {instructions}"
+    assert outcome.signals == [i.signal_load | i.signal_execute << 1 | i.signal_store << 2 for i in instructions]
+    return outcome
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_random_instructions_write_what_the_model_writes_and_nothing_else(config, seed):
+    rng = np.random.default_rng(seed)
+    check(config, [random_unfold(rng, config) for _ in range(12)], rng)
+
+
+@pytest.mark.parametrize("gap", [0, 0.9], ids=["back to back", "idle between"])
+@pytest.mark.parametrize("refuse_reads", [0, 0.5, 0.9])
+@pytest.mark.parametrize("refuse_writes", [0, 0.5, 0.9])
+def test_stalls_on_either_side_change_no_byte(gap, refuse_reads, refuse_writes):
+    rng = np.random.default_rng(int(gap * 1000 + refuse_reads * 100 + refuse_writes * 10))
+    config = CONFIGS["8 rows"]
+    instructions = [random_unfold(rng, config) for _ in range(4)]
+    check(config, instructions, rng, gap=gap, refuse_reads=refuse_reads, refuse_writes=refuse_writes)
+
+
+@pytest.mark.parametrize("kernel_x", range(1, 17))
+def test_every_kernel_width_with_as_many_streams_as_fit(kernel_x):
+    config = CONFIGS["16 rows, 16 streams"]
+    rng = np.random.default_rng(kernel_x)
+    streams = 16 // kernel_x
+    check(config, [Instruction(
+        Opcode.UNFOLD, start=(1003 - 2 * 21 - 2) % (1 << 20), dest=3000, channels=2, kernel_y=streams, kernel_x=kernel_x,
+        streams=streams, groups=2, tile_rows=3, tile_cols=9, y0=-2, x0=-2, stride_y=2, stride_x=2, in_height=8, in_width=21,
+        channel_step=8 * 21, source_row_step=21, dest_row_step=18, dest_group_step=9, pad=0x5A,
+    )], rng)  # fmt: skip
+
+
+def first_layer(*, tile_rows=32):
+    """A 3 × 3 layer on 3 × 32 × 32 with padding 1, 27 tap rows in two groups of five."""
+    return Instruction(
+        Opcode.UNFOLD, start=(-33) % (1 << 20), dest=4096, channels=3, kernel_y=3, kernel_x=3, streams=5, groups=2,
+        tile_rows=tile_rows, tile_cols=32, y0=-1, x0=-1, stride_y=1, stride_x=1, in_height=32, in_width=32,
+        channel_step=1024, source_row_step=32, dest_row_step=64, dest_group_step=32, pad=0x80,
+    )  # fmt: skip
+
+
+def test_first_layer_of_a_cifar_network_takes_one_cycle_per_step():
+    config = CONFIGS["16 rows"]
+    instruction = first_layer()
+    outcome = check(config, [instruction], np.random.default_rng(5))
+    assert steps(instruction) == 32 * 2 * 34
+    assert outcome.cycles == [steps(instruction) + LOAD_OVERHEAD + instruction.streams + instruction.stride_x]
+
+
+def test_one_word_takes_the_overhead_stated():
+    one = Instruction(
+        Opcode.UNFOLD, start=0, dest=2000, channels=1, kernel_y=1, kernel_x=1, streams=1, groups=1, tile_rows=1, tile_cols=1,
+        y0=0, x0=0, stride_y=1, stride_x=1, in_height=1, in_width=1, channel_step=1, source_row_step=1,
+    )  # fmt: skip
+    outcome = check(CONFIGS["8 rows"], [one, one], np.random.default_rng(5))
+    assert outcome.cycles == [1 + LOAD_OVERHEAD + 2] * 2
+
+
+@pytest.mark.parametrize("changes, code", [
+    ({"streams": 6}, ErrorCode.ILLEGAL_FIELD),
+    ({"kernel_x": 4}, ErrorCode.ILLEGAL_FIELD),
+    ({"kernel_x": 32, "streams": 1}, ErrorCode.ILLEGAL_FIELD),
+    ({"kernel_x": 1, "streams": 9}, ErrorCode.ILLEGAL_FIELD),
+    ({"dest": 8192 - 127}, ErrorCode.ACT_RANGE),
+    ({"dest": 0xFFFF, "tile_rows": 1}, ErrorCode.ACT_RANGE),
+    ({"start": 8192 * 16 - 3 * 1024 - 33 + 1}, ErrorCode.ACT_RANGE),
+    ({"start": (-34) % (1 << 20)}, ErrorCode.ACT_RANGE),
+    ({"channel_step": 0xFFFFF}, ErrorCode.ACT_RANGE),
+])  # fmt: skip
+def test_errors_name_the_instruction_and_stop_the_unit(changes, code):
+    config = CONFIGS["16 rows"]
+    whole = first_layer()
+    bad = whole.replace(**({"tile_rows": 2} | changes)) if "start" not in changes else whole.replace(**changes)
+    good = first_layer(tile_rows=1).replace(dest=4000)
+    rng = np.random.default_rng(1)
+    memory = random_memory(rng, config)
+    outcome = simulate(config, [good, bad], memory, rng=rng)
+    assert outcome.error == (code, 101)
+    assert len(outcome.cycles) == 1
+    written = np.unique(np.argwhere(outcome.memory != memory)[:, 0])
+    allowed = {4000 + n for n in range(64)} | {bad.dest + n for n in range(2048)}
+    assert set(written) <= (allowed if code == ErrorCode.ACT_RANGE else {4000 + n for n in range(64)})
+
+
+@pytest.mark.parametrize("changes", [
+    {"dest": 8192 - 2048},
+    {"start": 8192 * 16 - 3 * 1024 - 33},
+    {"kernel_x": 2, "streams": 8},
+    {"x0": -4096},
+    {"y0": -4096},
+    {"x0": 4095},
+    {"y0": 4095},
+    {"stride_x": 0},
+    {"tile_cols": 70, "dest_group_step": 70, "dest_row_step": 140, "tile_rows": 2, "stride_x": 15},
+])  # fmt: skip
+def test_values_at_the_edge_of_their_range_work(changes):
+    config = CONFIGS["16 rows"]
+    check(config, [first_layer(tile_rows=changes.get("tile_rows", 32 if "dest" in changes or "start" in changes else 2))
+                   .replace(**changes)], np.random.default_rng(2))  # fmt: skip
