@@ -6,9 +6,9 @@
                                                               │       │ one byte per stream
                                                               └─► columns ─► TapLanes ────► activation memory
 
-A *step* takes one byte of every stream (or ``pad``) into the lanes; every ``stride_x``-th step completes a word. A group of tap rows takes
-``(tile_cols - 1) * stride_x + kernel_x`` steps, one per cycle as long as words arrive in time; the next group is set up meanwhile and
-follows without a gap. An instruction takes :data:`LOAD_OVERHEAD` cycles besides.
+A *step* takes one byte of every stream (or ``pad``) into the lanes; every ``stride_x``-th step completes a word. A group of tap
+rows takes ``(tile_cols - 1) * stride_x + kernel_x`` steps, one per cycle as long as words arrive in time; the next group is set up
+meanwhile and follows without a gap. An instruction takes :data:`LOAD_OVERHEAD` cycles besides.
 """
 
 from amaranth.hdl import *
@@ -22,8 +22,8 @@ from celosia.rtl.streams import TapStreams
 
 __all__ = ["LOAD_OVERHEAD", "Load"]
 
-LOAD_OVERHEAD = 14
-"""Cycles from an accepted instruction to ``done`` besides its steps and ``streams + stride_x``, with memory that never refuses."""
+LOAD_OVERHEAD = 16
+"""Cycles from an accepted instruction to ``done`` besides its steps and ``streams + stride_x``, if no read or write is refused."""
 
 
 class Load(wiring.Component):
@@ -65,37 +65,38 @@ class Load(wiring.Component):
         failed = Signal()
 
         # Between the walk, which is a group ahead, and the columns.
-        staged = Signal()
+        staged, staged_final, turn = Signal(), Signal(), Signal()
         staged_valid = Signal(config.unfold_streams)
-        staged_final = Signal()
-        turn = Signal()
         group_dest = Signal(16)
-        lead = Signal(13)  # steps left of the tensor
         some = Signal()  # whether any column is inside
         last = Signal(12)  # columns inside, minus one
         finished = Signal()
 
-        # Setup. `start` becomes the byte address of channel 0 at (y0 + y * stride_y, first column inside), `y0` that row.
-        room = Signal(signed(14))
-        rest = Signal(signed(18))
-        repeat = Signal(4)
-        fits = Signal()
-        limits = [min(config.rows // width, config.unfold_streams) for width in range(1, (1 << len(i.kernel_x)) + 1)]
-        m.d.sync += fits.eq(i.streams < Array(limits)[i.kernel_x])
+        # One adder for all addresses, and for the setup. `start` becomes the byte address of channel 0 at (`base_y`, first column inside).
         base = i.start
         channel_base, tap_base = Signal(20), Signal(20)
+        augend, addend, carry, moved = Signal(20), Signal(signed(20)), Signal(), Signal(20)
+        m.d.comb += moved.eq(augend + addend + carry)
+        left_of_tensor = i.x0 < 0
+        outside = Signal()
+
         base_y, tap_y = Signal(signed(16)), Signal(signed(16))
         ky, channel, no_channel = Signal.like(i.kernel_y), Signal.like(i.channels), Signal()
         group, y, s = Signal.like(i.groups), Signal.like(i.tile_rows), Signal.like(i.streams)
         first_group = Signal()
-        last_ky, last_group, last_stream = Signal(), Signal(), Signal()
-        m.d.comb += [last_ky.eq(ky == i.kernel_y), last_group.eq(group == i.groups), last_stream.eq(s == i.streams)]
-        augend, addend, moved = Signal(20), Signal(20), Signal(20)
-        m.d.comb += [augend.eq(base), moved.eq(augend + addend)]
+        repeat = Signal(4)
+        last_ky, last_group, last_row, last_stream = Signal(), Signal(), Signal(), Signal()
+        for flag, counter, limit in ((last_ky, ky, i.kernel_y), (last_group, group, i.groups), (last_row, y, i.tile_rows),
+                                     (last_stream, s, i.streams)):  # fmt: skip
+            m.d.comb += flag.eq(counter == limit)
+        fits = Signal()
+        limits = [min(config.rows // width, config.unfold_streams) for width in range(1, (1 << len(i.kernel_x)) + 1)]
+        m.d.sync += fits.eq(i.streams < Array(limits)[i.kernel_x])
 
         row = streams.i.payload
         exists = Signal()
         m.d.comb += [
+            tap_y.eq(base_y + ky),
             exists.eq(~no_channel & (tap_y >= 0) & (tap_y < i.in_height)),
             row.index.eq(s),
             Cat(row.offset, row.word).eq(tap_base),
@@ -107,37 +108,46 @@ class Load(wiring.Component):
         with m.FSM() as fsm:
             with m.State("idle"):
                 m.d.comb += [unit.i.ready.eq(1), unit.idle.eq(1)]
-                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index)]
+                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index), tap_base.eq(0)]
                 with m.If(unit.i.valid):
-                    m.next = "columns"
-            with m.State("columns"):
-                m.d.sync += [
-                    lead.eq(Mux(i.x0 < 0, -i.x0, 0)),
-                    room.eq(i.in_width + ~Mux(i.x0 < 0, 0, i.x0)),
-                    repeat.eq(i.stride_x),
-                    base_y.eq(i.y0),
-                    y.eq(0),
-                ]
-                m.next = "start"
-            with m.State("start"):
-                m.d.comb += addend.eq(lead)
-                m.d.sync += [base.eq(moved), rest.eq(i.kernel_x - lead)]
+                    m.next = "first column"
+            with m.State("first column"):
+                m.d.comb += [augend.eq(tap_base), addend.eq(i.x0)]
+                m.d.sync += [tap_base.eq(moved), base_y.eq(i.y0), repeat.eq(i.stride_x), y.eq(0)]
+                m.next = "kernel"
+            with m.State("kernel"):
+                m.d.comb += [augend.eq(tap_base), addend.eq(i.kernel_x), carry.eq(1)]
+                m.d.sync += tap_base.eq(moved)
                 m.next = "span"
                 with m.If(~fits):
                     m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
                     m.next = "failed"
             with m.State("span"):
-                m.d.sync += [rest.eq(rest + i.tile_cols), repeat.eq(repeat - 1)]
+                m.d.comb += [augend.eq(tap_base), addend.eq(i.tile_cols)]
+                m.d.sync += repeat.eq(repeat - 1)
                 with m.If(repeat == 0):
-                    m.d.sync += rest.eq(rest)
                     m.next = "limit"
-            with m.State("limit"):
-                m.d.sync += [some.eq((rest >= 0) & (room >= 0)), last.eq(Mux(rest < room, rest, room)), repeat.eq(0)]
+                with m.Else():
+                    m.d.sync += tap_base.eq(moved)
+            with m.State("limit"):  # tap_base: the column after the last one
+                m.d.comb += [outside.eq(tap_base.as_signed() > i.in_width), addend.eq(i.in_width)]
+                m.d.sync += some.eq((tap_base.as_signed() > 0) & (i.x0 < i.in_width))
+                with m.If(outside):
+                    m.d.sync += tap_base.eq(moved)
+                m.next = "inside"
+            with m.State("inside"):  # less the first one inside, less one
+                m.d.comb += [augend.eq(tap_base), addend.eq(Mux(left_of_tensor, -1, ~i.x0))]
+                m.d.sync += last.eq(moved)
+                m.next = "start"
+            with m.State("start"):
+                m.d.comb += [augend.eq(base), addend.eq(Mux(left_of_tensor, ~i.x0, -1)), carry.eq(1)]
+                m.d.sync += [base.eq(moved), repeat.eq(0)]
                 m.next = "row"
             with m.State("row"):
-                m.d.sync += [channel_base.eq(moved), tap_base.eq(moved), tap_y.eq(base_y), repeat.eq(repeat - 1)]
+                m.d.comb += augend.eq(base)
+                m.d.sync += [channel_base.eq(moved), tap_base.eq(moved), repeat.eq(repeat - 1)]
+                m.d.sync += [ky.eq(0), channel.eq(0), no_channel.eq(0), group.eq(0), first_group.eq(1)]
                 with m.If(repeat == 0):
-                    m.d.sync += [ky.eq(0), channel.eq(0), no_channel.eq(0), group.eq(0), first_group.eq(1)]
                     m.next = "group"
                 with m.Else():
                     m.d.comb += addend.eq(i.source_row_step)
@@ -149,21 +159,23 @@ class Load(wiring.Component):
                         m.d.sync += [group_dest.eq(i.dest), i.dest.eq(i.dest + i.dest_row_step)]
                     m.next = "walk"
             with m.State("walk"):
-                m.d.comb += [augend.eq(Mux(last_ky, channel_base, tap_base)), streams.i.valid.eq(exists & some)]
-                m.d.comb += addend.eq(Mux(last_ky, i.channel_step, i.source_row_step))
-                m.d.sync += [staged_valid.bit_select(s, 1).eq(exists), tap_base.eq(moved), ky.eq(ky + 1), tap_y.eq(tap_y + 1)]
-                m.d.sync += s.eq(s + 1)
+                m.d.comb += streams.i.valid.eq(exists & some)
+                m.d.sync += [staged_valid.bit_select(s, 1).eq(exists), s.eq(s + 1), tap_base.eq(moved)]
                 with m.If(last_ky):
-                    m.d.sync += [channel_base.eq(moved), channel.eq(channel + 1), ky.eq(0), tap_y.eq(base_y)]
+                    m.d.comb += [augend.eq(channel_base), addend.eq(i.channel_step.as_signed())]
+                    m.d.sync += [channel_base.eq(moved), channel.eq(channel + 1), ky.eq(0)]
                     with m.If(channel == i.channels):
                         m.d.sync += no_channel.eq(1)
+                with m.Else():
+                    m.d.comb += [augend.eq(tap_base), addend.eq(i.source_row_step)]
+                    m.d.sync += ky.eq(ky + 1)
                 with m.If(last_stream):
-                    m.d.sync += [staged.eq(1), staged_final.eq(last_group & (y == i.tile_rows)), group.eq(group + 1)]
+                    m.d.sync += [staged.eq(1), staged_final.eq(last_group & last_row), group.eq(group + 1)]
                     m.next = "group"
                     with m.If(last_group):
                         m.d.sync += [y.eq(y + 1), repeat.eq(i.stride_y)]
                         m.next = "row"
-                        with m.If(y == i.tile_rows):
+                        with m.If(last_row):
                             m.next = "finish"
             with m.State("finish"):
                 with m.If(finished):
@@ -172,54 +184,45 @@ class Load(wiring.Component):
             with m.State("failed"):
                 pass
 
-        # Columns: one group's steps.
-        active = Signal()
-        final = Signal()
+        # Columns: one group's steps. `column` counts from the tensor's left edge or the first column, whichever is further left.
+        active, final, more = Signal(), Signal(), Signal()
         valid = Signal(config.unfold_streams)
-        lead_left = Signal.like(lead)
-        more = Signal()
-        more_left = Signal.like(last)
+        column = Signal(signed(13))
         until = Signal(5)
         still = Signal()  # a stride of zero: write the same word again
-        words_left = Signal.like(i.tile_cols)
-        address = Signal(16)
-        inside = Signal(config.unfold_streams)
-        step, emit, advance = Signal(), Signal(), Signal()
+        words = Signal.like(i.tile_cols)
+        dest = Signal(16)
+        inside = Signal()
+        step, emit, last_word, advance = Signal(), Signal(), Signal(), Signal()
+        taking = Mux(inside, valid, 0)
         m.d.comb += [
-            inside.eq(Mux((lead_left == 0) & more & ~still, valid, 0)),
-            step.eq(active & advance & (streams.ready | ~inside).all()),
+            inside.eq(more & ~still & (column >= 0)),
+            step.eq(active & advance & (streams.ready | ~taking).all()),
             emit.eq(until == 0),
-            turn.eq(staged & (~active | (step & emit & (words_left == 0)))),
-            streams.take.eq(Mux(step, inside, 0)),
-            streams.last.eq(more_left == 0),
+            last_word.eq(words == i.tile_cols),
+            turn.eq(staged & (~active | (step & emit & last_word))),
+            streams.take.eq(Mux(step, taking, 0)),
+            streams.last.eq(column[: len(last)] == last),
         ]
         with m.If(step):
-            m.d.sync += until.eq(until - 1)
+            m.d.sync += [column.eq(column + 1), until.eq(until - 1)]
+            with m.If(inside & streams.last):
+                m.d.sync += more.eq(0)
             with m.If(emit):
-                m.d.sync += [
-                    until.eq(Mux(i.stride_x == 0, 0, i.stride_x - 1)),
-                    still.eq(i.stride_x == 0),
-                    words_left.eq(words_left - 1),
-                    address.eq(address + 1),
-                ]
-                with m.If(words_left == 0):
+                m.d.sync += [until.eq(Mux(i.stride_x == 0, 0, i.stride_x - 1)), still.eq(i.stride_x == 0), words.eq(words + 1)]
+                with m.If(last_word):
                     m.d.sync += active.eq(0)
-            with m.If(lead_left != 0):
-                m.d.sync += lead_left.eq(lead_left - 1)
-            with m.Elif(more & ~still):
-                m.d.sync += [more_left.eq(more_left - 1), more.eq(more_left != 0)]
         with m.If(turn):
             m.d.sync += [
                 active.eq(1),
                 final.eq(staged_final),
                 valid.eq(staged_valid),
-                lead_left.eq(lead),
+                column.eq(Mux(left_of_tensor, i.x0, 0)),
                 more.eq(some),
-                more_left.eq(last),
                 until.eq(i.kernel_x),
                 still.eq(0),
-                words_left.eq(i.tile_cols),
-                address.eq(group_dest),
+                words.eq(0),
+                dest.eq(group_dest),
             ]
 
         # Behind the columns, in step with the lanes.
@@ -227,11 +230,11 @@ class Load(wiring.Component):
             lanes.advance.eq(advance),
             lanes.step.eq(step & ~still),
             lanes.bytes.eq(streams.bytes),
-            lanes.inside.eq(inside),
+            lanes.inside.eq(taking),
             lanes.kernel_x.eq(i.kernel_x),
             lanes.pad.eq(i.pad),
         ]
-        complete, word_address, is_final = step & emit, address, final & (words_left == 0)
+        complete, word_address, is_final = step & emit, dest + words, final & last_word
         for _ in range(LANES_LATENCY):
             early = complete, word_address, is_final
             complete, word_address, is_final = Signal(), Signal(16), Signal()

@@ -1,9 +1,12 @@
 """The load unit's byte streams: words of several tap rows fetched through one read port and handed out byte by byte.
 
-Each stream holds two words, the one it takes bytes from and the one after it. What it will read is an entry of a small table (next
-word, first byte in it, words after it) that :class:`TapStreams` counts on as it fetches, so that all streams share one incrementer.
-The first words of the next group's tap rows are fetched while the last bytes of the present ones are taken.
+Each stream holds two words, the one it takes bytes from and the one after it. What it reads next is an entry of a small table (word,
+first byte in it, words after it) that :class:`TapStreams` counts on as it fetches, so that all streams share one incrementer. The
+first words of the next group's tap rows are fetched while the last bytes of the present ones are taken.
 """
+
+from functools import reduce
+from operator import or_
 
 from amaranth.hdl import *
 from amaranth.lib import data, memory, stream, wiring
@@ -15,16 +18,17 @@ from celosia.rtl.interfaces import ACT_READ_LATENCY, ActReadSignature
 __all__ = ["TapRow", "TapStreams"]
 
 BYTE_ADDRESS_BITS = 20
+COLUMN_BITS = 12
 
 
 def TapRow(*, rows, streams):
-    """What stream ``index`` reads next: ``words + 1`` words from ``word`` on, taking bytes from byte ``offset`` of the first one on."""
+    """What stream ``index`` reads next: ``words + 1`` words from ``word`` on, the bytes of the first one from ``offset`` on."""
     offset_bits = ceil_log2(rows)
     return data.StructLayout({
         "index": range(streams),
         "word": BYTE_ADDRESS_BITS - offset_bits,
         "offset": offset_bits,
-        "words": 12,
+        "words": COLUMN_BITS + 1 - offset_bits,
     })
 
 
@@ -42,7 +46,7 @@ class TapStreams(wiring.Component):
     Members
     -------
     i : ``In(stream)`` of :func:`TapRow`, always ready
-        Only while ``open`` is low, but for earlier rows of the same group in the cycles directly before.
+        A stream gets its next row only when all words of the one before have been asked for.
     open : ``Out(1)``
         A row of ``i`` has words that are not asked for yet.
     read : ``Out(ActReadSignature)``
@@ -126,34 +130,33 @@ class TapStreams(wiring.Component):
         for _ in range(ACT_READ_LATENCY):
             arriving, index, offset = (_delayed(m, value) for value in (arriving, index, offset))
 
+        first = Signal(self.rows)
+        m.d.comb += first.eq(1 << offset)
+
         for n in range(self.streams):
             word, following = (Signal(data.ArrayLayout(8, self.rows), name=f"{name}{n}", reset_less=True)
                                for name in ("word", "following"))  # fmt: skip
-            position, start = (Signal(range(self.rows), name=f"{name}{n}", reset_less=True) for name in ("position", "start"))
+            # One bit per byte, the current one's set: in LUTs of four inputs, an AND-OR takes fewer than a multiplexer.
+            position, start = (Signal(self.rows, name=f"{name}{n}", reset_less=True) for name in ("position", "start"))
             full, waiting, refill, empties = (Signal(name=f"{name}{n}") for name in ("full", "waiting", "refill", "empties"))
             m.d.comb += [
                 self.ready[n].eq(full),
-                self.bytes[n].eq(_select(position, list(word))),
-                empties.eq(self.take[n] & (self.last | (position == self.rows - 1))),
+                self.bytes[n].eq(reduce(or_, (Mux(chosen, byte, 0) for chosen, byte in zip(position, word)))),
+                empties.eq(self.take[n] & (self.last | position[-1])),
                 refill.eq(waiting & (~full | empties)),
             ]
             m.d.sync += full.eq(refill | (full & ~empties))
             with m.If(refill):
                 m.d.sync += [word.eq(following), position.eq(start), waiting.eq(0), claimed[n].eq(0)]
             with m.Elif(self.take[n]):
-                m.d.sync += position.eq(position + 1)
+                m.d.sync += position.eq(position << 1)
             with m.If(arriving & (index == n)):
-                m.d.sync += [following.eq(self.read.data), start.eq(offset), waiting.eq(1)]
+                m.d.sync += [following.eq(self.read.data), start.eq(first), waiting.eq(1)]
             with m.If(asking & (chosen == n)):
                 m.d.sync += [claimed[n].eq(1), left[n].eq(look.data.words != 0)]
             with m.If(self.i.valid & (row.index == n)):
                 m.d.sync += left[n].eq(1)
         return m
-
-
-def _select(index, values):
-    half = len(values) // 2
-    return Mux(index[ceil_log2(half)], _select(index, values[half:]), _select(index, values[:half])) if half else values[0]
 
 
 def _delayed(m, value):

@@ -95,6 +95,7 @@ def simulate(config, instructions, memory, *, rng=None, gap=0.0, refuse_reads=0.
         started = 0
         arriving = [None] * (ACT_READ_LATENCY - 1)  # what appears after the coming edges
         last_write = None
+        last_cycle = limit
         for cycle in range(limit):
             if waiting and not ctx.get(unit.i.valid) and not chance(gap):
                 index, instruction = waiting[0]
@@ -129,7 +130,7 @@ def simulate(config, instructions, memory, *, rng=None, gap=0.0, refuse_reads=0.
             if ctx.get(unit.error.valid):
                 assert outcome.error is None
                 outcome.error = ErrorCode(ctx.get(unit.error.code)), ctx.get(unit.error.index)
-                limit_after_error = cycle + 200
+                last_cycle = cycle + 200
             arriving.append(fetched)
             await ctx.tick()
             word = arriving.pop(0)
@@ -137,7 +138,7 @@ def simulate(config, instructions, memory, *, rng=None, gap=0.0, refuse_reads=0.
             if taken:
                 ctx.set(unit.i.valid, 0)
                 ctx.set(unit.i.payload, {"instruction": 0, "index": 0})
-            if outcome.error and cycle > limit_after_error or not waiting and len(outcome.cycles) == len(instructions):
+            if cycle > last_cycle or len(outcome.cycles) == len(instructions):
                 return
         raise AssertionError(f"not finished after {limit} cycles")
 
