@@ -26,8 +26,8 @@ __all__ = ["ISSUE_TO_WORD", "Execute", "execute_latency"]
 ISSUE_TO_WORD = 2 + ACT_READ_LATENCY
 """Cycles from the issue of a pixel to its word at the array: address register, memory, and the register behind padding."""
 
-# A tile whose walk starts in cycle s is `full` from s + 1 and in shadow row 0 from s + LOAD_LATENCY + 1. A pixel issued at s + 1
-# switches at s + 1 + ISSUE_TO_WORD. The next walk starts at s + 2 at the earliest and must not arrive before that switch.
+# A tile whose walk starts at s is `full` from s + 1 and in shadow row 0 from s + LOAD_LATENCY + 1. A pixel issued in s + 1
+# switches at s + 1 + ISSUE_TO_WORD; the next walk starts at s + 2 at the earliest and must not arrive before that.
 assert LOAD_LATENCY + 1 <= 1 + ISSUE_TO_WORD <= 2 + LOAD_LATENCY
 
 
@@ -52,8 +52,9 @@ class Execute(wiring.Component):
     """The execute unit with array and accumulators.
 
     One pixel per cycle: without a bubble between passes of at least ``load_cycles`` and
-    :data:`~celosia.rtl.accumulator.DISTANCE` pixels, nor between instructions if the next one is taken while the last passes of the present one run. Shorter passes take
-    as many cycles as the larger of the two; with ``hold`` only the second counts, and only where sums are used again.
+    :data:`~celosia.rtl.accumulator.DISTANCE` pixels, nor between instructions if the next one is taken while the last passes of
+    the present one run. Shorter passes take as many cycles as the larger of the two; with ``hold`` only the second counts, and
+    only where sums are used again.
 
     Parameters
     ----------

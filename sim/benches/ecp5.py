@@ -6,7 +6,7 @@ __all__ = ["mult18x18d"]
 def mult18x18d():
     """Return a model of ``MULT18X18D``, for signed operands and with all of its registers on ``CLK0``, ``CE0``, ``RST0``.
 
-    Operands to product take three cycles, as in Lattice's sysDSP guide (TN1267). The simulation stops if a register is not used.
+    Operands to product take three cycles, as in Lattice's sysDSP guide (TN1267). Simulation stops if a register is not used.
     """
     inputs = [f"{bus}{n}" for bus in "ABC" for n in range(18)]
     inputs += [f"{line}{n}" for line in ("CLK", "CE", "RST") for n in range(4)] + ["SIGNEDA", "SIGNEDB", "SOURCEA", "SOURCEB"]

@@ -31,38 +31,35 @@ async def sums_equal_golden(dut):
     source.start(cycles)
     for memory in (_activations(dut, cycles, golden, rng), *(_weights(dut, cycles, golden, bank) for bank in banks)):
         cocotb.start_soon(memory)
-    store = _Store(dut, golden, rng, given["reading"])
+    store = _Store(dut, golden, rng)
 
+    clear = [make(tile_cols=config.acc_depth, bank=bank) for bank in range(2)]  # memories may start unknown
+    await _execute(dut, cycles, source, store, golden, clear)
     for bank in (0, 1, 0):
         # While one bank is filled the store unit may read the other, whose contents are those of before.
-        instructions = [make(tile_cols=config.acc_depth, bank=bank)]
-        instructions += [random_execute(rng, config, bank=bank) for _ in range(given["count"])]
-        source.queue.extend(encode(instruction) | index << INSTRUCTION_BITS for index, instruction in enumerate(instructions))
-        store.bank = 1 - bank
-        done = []
-        for _ in range(LIMIT):
-            store.drive()
-            await cycles.sample()
-            store.sample()
-            assert not dut.unit_error.value.to_unsigned() & 1, "the unit reports an error"
-            signals = dut.unit_done.value.to_unsigned()
-            if signals & 1:
-                done.append(signals >> 1)
-            await cycles.drive()
-            if len(done) == len(instructions):
-                break
-        assert done == [i.signal_load | i.signal_store << 2 for i in instructions]
-        for index, instruction in enumerate(instructions):
-            golden.run_execute(index, instruction)
-        assert dut.unit_idle.value == 1
+        store.bank, store.probability = 1 - bank, given["reading"]
+        instructions = [random_execute(rng, config, bank=bank) for _ in range(given["count"])]
+        await _execute(dut, cycles, source, store, golden, instructions)
         store.bank, store.probability = bank, 1.0
         for _ in range(4 * config.acc_depth):
-            store.drive()
-            await cycles.sample()
-            store.sample()
-            await cycles.drive()
-        store.probability = given["reading"]
+            await store.cycle(cycles)
     assert store.checked > 8 * config.acc_depth
+
+
+async def _execute(dut, cycles, source, store, golden, instructions):
+    """Run ``instructions`` on both; return once they are done."""
+    source.queue.extend(encode(instruction) | index << INSTRUCTION_BITS for index, instruction in enumerate(instructions))
+    done = []
+    for _ in range(LIMIT):
+        signals = await store.cycle(cycles)
+        if signals & 1:
+            done.append(signals >> 1)
+        if len(done) == len(instructions):
+            break
+    assert done == [i.signal_load | i.signal_store << 2 for i in instructions]
+    for index, instruction in enumerate(instructions):
+        golden.run_execute(index, instruction)
+    assert dut.unit_idle.value == 1
 
 
 async def _activations(dut, cycles, golden, rng):
@@ -90,19 +87,23 @@ async def _weights(dut, cycles, golden, bank):
 class _Store:
     """Reads random entries of ``bank`` and compares them with the golden executor."""
 
-    def __init__(self, dut, golden, rng, probability):
-        self.dut, self.golden, self.rng, self.probability = dut, golden, rng, probability
+    def __init__(self, dut, golden, rng):
+        self.dut, self.golden, self.rng, self.probability = dut, golden, rng, 0.0
         self.bank, self.checked = 0, 0
         self.pipe = deque([None] * ACC_READ_LATENCY)
 
-    def drive(self):
+    async def cycle(self, cycles):
+        """Spend one cycle; return the bits of ``done``."""
         reading = self.rng.random() < self.probability
         entry = int(self.rng.integers(0, self.golden.config.acc_depth))
         self.dut.acc_en.value, self.dut.acc_bank.value, self.dut.acc_addr.value = int(reading), self.bank, entry
         self.pipe.append(self.golden.acc[0, self.bank, entry].tobytes() if reading else None)
-
-    def sample(self):
+        await cycles.sample()
         expected = self.pipe.popleft()
         if expected is not None:
             assert self.dut.acc_data.value.to_unsigned() == int.from_bytes(expected, "little")
             self.checked += 1
+        assert not self.dut.unit_error.value.to_unsigned() & 1, "the unit reports an error"
+        done = self.dut.unit_done.value.to_unsigned()
+        await cycles.drive()
+        return done
