@@ -15,6 +15,9 @@ from celosia.sim.verilog import verilog
 
 __all__ = ["IcarusError", "IcarusTransport"]
 
+# Of the sources as they are imported here, not as they may be when a model is built.
+_HARDWARE = hardware_digest()
+
 
 class IcarusError(RuntimeError):
     """Icarus Verilog is missing, refuses the design, or ended early."""
@@ -41,7 +44,7 @@ class IcarusTransport(Transport):
             _call("iverilog", "-g2005", f"-DTIMELINE_BITS={bits}", "-o", "engine.vvp", "celosia.v", "testbench.v", cwd=folder)
             return folder / "."
 
-        key = f"icarus-{config.rows}x{config.cols}-{digest(hardware_digest(), f'{config.digest:08x}', bench)}"
+        key = f"icarus-{config.rows}x{config.cols}-{digest(_HARDWARE, f'{config.digest:08x}', bench)}"
         program = cached(key, make, folder=cache) / "engine.vvp"
         try:
             self._process = subprocess.Popen(

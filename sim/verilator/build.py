@@ -15,12 +15,14 @@ from celosia.sim.verilog import verilog
 __all__ = ["BuildError", "build"]
 
 _LIBRARY = "engine.so"
+# Of the sources as they are imported here, not as they may be when a model is built.
+_HARDWARE = hardware_digest()
 _COMPILER_FLAGS = ("-std=c++20", "-fPIC", "-I..")
 _LINKER_FLAGS = ("-shared",)
 # The first setting is lost in the wheel's makefile.
-_MAKE_FLAGS = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O3", "OPT_GLOBAL=-O3", "OPT_SLOW=-O1")
+_MAKE_FLAGS = ("CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O2", "OPT_GLOBAL=-O2", "OPT_SLOW=-O0")
 _VERILATOR_FLAGS = (
-    "--cc", "--exe", "--build", "--build-jobs", "2", "--top-module", "celosia", "-O3", "--x-assign", "fast", "--x-initial", "fast",
+    "--cc", "--exe", "--build", "--build-jobs", "2", "--top-module", "celosia", "-O3", "--x-assign", "fast", "--x-initial", "0",
     "--noassert", "--no-timing", "-Wno-fatal", "-Wno-lint",
 )  # fmt: skip
 
@@ -48,7 +50,7 @@ def build(config, *, cache=None, on_build=lambda: None):
     harness = resources.files("celosia.sim.verilator").joinpath("harness.cpp").read_text()
     flags = repr((_VERILATOR_FLAGS, _COMPILER_FLAGS, _LINKER_FLAGS, _MAKE_FLAGS))
     version = importlib.metadata.version("verilator")
-    key = digest(hardware_digest(), f"{config.digest:08x}", harness, layout_header(), flags, version)
+    key = digest(_HARDWARE, f"{config.digest:08x}", harness, layout_header(), flags, version)
 
     def make(folder):
         on_build()
