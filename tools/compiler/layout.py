@@ -189,6 +189,11 @@ def _choose_unfold(graph, node, config):
     if tensor.matrix:
         kernel = min(config.rows, MAX_UNFOLD_KERNEL)
         streams = config.rows // kernel
+        if streams > config.unfold_streams:
+            reason = (
+                f"its input rows of {tensor.channels} need {streams} unfold_streams, the engine has {config.unfold_streams}"
+            )
+            raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
         return Unfold(
             fold_y=False,
             fold_x=False,
