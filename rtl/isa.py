@@ -390,7 +390,7 @@ class Instruction:
 
 
 def _short(name):
-    return name.removeprefix("header.").replace(".", "_")
+    return "header_reserved" if name == "header.reserved" else name.removeprefix("header.").replace(".", "_")
 
 
 def encode(instruction):

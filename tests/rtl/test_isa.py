@@ -75,3 +75,8 @@ def test_unlisted_opcode_does_not_decode():
 def test_replace_keeps_the_other_fields():
     changed = EXECUTE.replace(bank=0)
     assert changed.bank == 0 and changed.replace(bank=1) == EXECUTE and hash(changed) != hash(EXECUTE)
+
+
+def test_reserved_bits_of_the_header_and_of_the_payload_are_kept_apart():
+    word = encode(STORE) | 1 << 31
+    assert decode(word).header_reserved == 1 and decode(word).reserved == 0 and encode(decode(word)) == word
