@@ -4,7 +4,7 @@ from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from celosia.rtl.interfaces import QueuedInstruction, UnitSignature
+from celosia.rtl.interfaces import QueuedInstruction, Trace, UnitSignature
 from celosia.rtl.isa import TOKEN_BITS, Header, Unit
 from celosia.rtl.queue import Queue
 
@@ -49,8 +49,9 @@ class Gate(wiring.Component):
         Bit *n*: unit *n* sends a token to this one.
     overflow : ``Out(3)``
         Bit *n*: the counter of unit *n*'s tokens is full and gets another.
-    completed : ``Out(16)``
-        Index of the instruction that ``unit.done`` speaks of.
+    trace : ``Out(Trace)``
+        What the unit does, with ``index`` that of its oldest unfinished instruction: the one ``unit.done`` speaks of. An instruction
+        thus lasts from its predecessor's end, or from when it was taken, to its own end.
     tokens : ``Out``, array of three counters
         By sender.
     state : ``Out(GateState)``
@@ -64,7 +65,7 @@ class Gate(wiring.Component):
             "enable": In(1),
             "arrived": In(len(UNIT_NAMES)),
             "overflow": Out(len(UNIT_NAMES)),
-            "completed": Out(16),
+            "trace": Out(Trace),
             "tokens": Out(data.ArrayLayout(TOKEN_BITS, len(UNIT_NAMES))),
             "state": Out(GateState),
         })
@@ -106,7 +107,9 @@ class Gate(wiring.Component):
             in_flight.i.valid.eq(accepted),
             in_flight.i.payload.eq(head.index),
             in_flight.o.ready.eq(self.unit.done.valid & self.enable),
-            self.completed.eq(in_flight.o.payload),
+            self.trace.busy.eq(in_flight.o.valid),
+            self.trace.stall.eq(in_flight.o.valid & self.unit.trace.stall),
+            self.trace.index.eq(in_flight.o.payload),
             self.state.index.eq(head.index),
             self.state.waiting.eq(queue.o.valid & ~issued),
             self.state.issued.eq(issued),

@@ -124,8 +124,8 @@ class Sequencer(wiring.Component):
                 gate.enable.eq(self.busy),
                 getattr(self, f"{name}_state").eq(gate.state),
                 getattr(self, f"{name}_tokens").eq(gate.tokens),
-                self.trace[name].eq(unit.trace),
-                self.trace.waiting[name].eq(gate.state.waiting & ~unit.trace.busy & self.busy),
+                self.trace[name].eq(gate.trace),
+                self.trace.waiting[name].eq(gate.state.waiting & ~gate.trace.busy & self.busy),
             ]
             for receiver, other in gates.items():
                 if receiver != name:
@@ -136,7 +136,7 @@ class Sequencer(wiring.Component):
                   for name, unit in ((name, getattr(self, name)) for name in UNIT_NAMES)]  # fmt: skip
         for number, (name, gate) in enumerate(gates.items()):
             full = Cat(other.overflow[number] for other in gates.values()).any()
-            causes.append((full, ErrorCode.TOKEN_OVERFLOW, Unit[name.upper()], gate.completed))
+            causes.append((full, ErrorCode.TOKEN_OVERFLOW, Unit[name.upper()], gate.trace.index))
         causes.append((fetch.error.valid, fetch.error.code, Unit.SEQUENCER, fetch.error.index))
 
         moving = Cat(gate.state.active | gate.state.issued for gate in gates.values()).any()
