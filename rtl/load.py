@@ -22,7 +22,7 @@ from celosia.rtl.streams import TapStreams
 
 __all__ = ["LOAD_OVERHEAD", "Load"]
 
-LOAD_OVERHEAD = 16
+LOAD_OVERHEAD = 19
 """Cycles from an accepted instruction to ``done`` besides its steps and ``streams + stride_x``, if no read or write is refused."""
 
 
@@ -70,15 +70,17 @@ class Load(wiring.Component):
         group_dest = Signal(16)
         some = Signal()  # whether any column is inside
         last = Signal(12)  # columns inside, minus one
+        before_last = Signal(signed(13))
         finished = Signal()
 
         # One adder for all addresses, and for the setup. `start` becomes the byte address of channel 0 at (`base_y`, first column inside).
         base = i.start
         channel_base, tap_base = Signal(20), Signal(20)
         augend, addend, carry, moved = Signal(20), Signal(signed(20)), Signal(), Signal(20)
-        m.d.comb += moved.eq(augend + addend + carry)
+        operand = Signal(signed(14))
+        m.d.comb += addend.eq(operand)
+        m.d.comb += moved.eq((Cat(1, augend) + Cat(carry, addend)) >> 1)
         left_of_tensor = i.x0 < 0
-        outside = Signal()
 
         base_y, tap_y = Signal(signed(16)), Signal(signed(16))
         ky, channel, no_channel = Signal.like(i.kernel_y), Signal.like(i.channels), Signal()
@@ -94,13 +96,17 @@ class Load(wiring.Component):
         m.d.sync += fits.eq(i.streams < Array(limits)[i.kernel_x])
 
         row = streams.i.payload
-        exists = Signal()
+        walking, exists = Signal(), Signal()
         m.d.comb += [
+            streams.hold.eq(walking),
             tap_y.eq(base_y + ky),
             exists.eq(~no_channel & (tap_y >= 0) & (tap_y < i.in_height)),
+        ]
+        m.d.sync += [
+            streams.i.valid.eq(walking & exists & some),
             row.index.eq(s),
             Cat(row.offset, row.word).eq(tap_base),
-            row.words.eq((row.offset + last) >> len(row.offset)),
+            row.words.eq((tap_base[: len(row.offset)] + last) >> len(row.offset)),
         ]
 
         with m.If(turn):
@@ -110,38 +116,47 @@ class Load(wiring.Component):
                 m.d.comb += [unit.i.ready.eq(1), unit.idle.eq(1)]
                 m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index), tap_base.eq(0)]
                 with m.If(unit.i.valid):
-                    m.next = "first column"
+                    m.next = "operand"
+            # The setup's operands are registered, and always one state ahead of their addition.
+            with m.State("operand"):
+                m.d.sync += [operand.eq(i.x0), base_y.eq(i.y0), y.eq(0), repeat.eq(i.stride_x)]
+                m.next = "first column"
             with m.State("first column"):
-                m.d.comb += [augend.eq(tap_base), addend.eq(i.x0)]
-                m.d.sync += [tap_base.eq(moved), base_y.eq(i.y0), repeat.eq(i.stride_x), y.eq(0)]
+                m.d.comb += augend.eq(tap_base)
+                m.d.sync += [tap_base.eq(moved), operand.eq(i.kernel_x)]
                 m.next = "kernel"
             with m.State("kernel"):
-                m.d.comb += [augend.eq(tap_base), addend.eq(i.kernel_x), carry.eq(1)]
-                m.d.sync += tap_base.eq(moved)
+                m.d.comb += augend.eq(tap_base)
+                m.d.sync += [tap_base.eq(moved), operand.eq(i.tile_cols)]
                 m.next = "span"
                 with m.If(~fits):
                     m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
                     m.next = "failed"
             with m.State("span"):
-                m.d.comb += [augend.eq(tap_base), addend.eq(i.tile_cols)]
+                m.d.comb += augend.eq(tap_base)
                 m.d.sync += repeat.eq(repeat - 1)
                 with m.If(repeat == 0):
+                    m.d.sync += operand.eq(i.in_width)
                     m.next = "limit"
                 with m.Else():
                     m.d.sync += tap_base.eq(moved)
-            with m.State("limit"):  # tap_base: the column after the last one
-                m.d.comb += [outside.eq(tap_base.as_signed() > i.in_width), addend.eq(i.in_width)]
-                m.d.sync += some.eq((tap_base.as_signed() > 0) & (i.x0 < i.in_width))
-                with m.If(outside):
+            with m.State("limit"):  # tap_base: the last column
+                m.d.comb += augend.eq(~0)
+                with m.If(tap_base[:18].as_signed() >= i.in_width):
                     m.d.sync += tap_base.eq(moved)
+                m.d.sync += operand.eq(Mux(left_of_tensor, -1, ~i.x0))
                 m.next = "inside"
-            with m.State("inside"):  # less the first one inside, less one
-                m.d.comb += [augend.eq(tap_base), addend.eq(Mux(left_of_tensor, -1, ~i.x0))]
-                m.d.sync += last.eq(moved)
+            with m.State("inside"):  # less the first one inside
+                m.d.comb += [augend.eq(tap_base), carry.eq(1)]
+                m.d.sync += [tap_base.eq(moved), last.eq(moved), some.eq(~moved[-1]), operand.eq(-1)]
+                m.next = "before"
+            with m.State("before"):
+                m.d.comb += augend.eq(tap_base)
+                m.d.sync += [before_last.eq(moved), operand.eq(Mux(left_of_tensor, ~i.x0, -1))]
                 m.next = "start"
             with m.State("start"):
-                m.d.comb += [augend.eq(base), addend.eq(Mux(left_of_tensor, ~i.x0, -1)), carry.eq(1)]
-                m.d.sync += [base.eq(moved), repeat.eq(0)]
+                m.d.comb += [augend.eq(base), carry.eq(1)]
+                m.d.sync += [base.eq(moved), operand.eq(0), repeat.eq(0)]
                 m.next = "row"
             with m.State("row"):
                 m.d.comb += augend.eq(base)
@@ -159,7 +174,7 @@ class Load(wiring.Component):
                         m.d.sync += [group_dest.eq(i.dest), i.dest.eq(i.dest + i.dest_row_step)]
                     m.next = "walk"
             with m.State("walk"):
-                m.d.comb += streams.i.valid.eq(exists & some)
+                m.d.comb += walking.eq(1)
                 m.d.sync += [staged_valid.bit_select(s, 1).eq(exists), s.eq(s + 1), tap_base.eq(moved)]
                 with m.If(last_ky):
                     m.d.comb += [augend.eq(channel_base), addend.eq(i.channel_step.as_signed())]
@@ -188,6 +203,7 @@ class Load(wiring.Component):
         active, final, more = Signal(), Signal(), Signal()
         valid = Signal(config.unfold_streams)
         column = Signal(signed(13))
+        at_last = Signal()  # early, because all the streams' words wait for it
         until = Signal(5)
         still = Signal()  # a stride of zero: write the same word again
         words = Signal.like(i.tile_cols)
@@ -202,11 +218,11 @@ class Load(wiring.Component):
             last_word.eq(words == i.tile_cols),
             turn.eq(staged & (~active | (step & emit & last_word))),
             streams.take.eq(Mux(step, taking, 0)),
-            streams.last.eq(column[: len(last)] == last),
+            streams.last.eq(at_last),
         ]
         with m.If(step):
-            m.d.sync += [column.eq(column + 1), until.eq(until - 1)]
-            with m.If(inside & streams.last):
+            m.d.sync += [column.eq(column + 1), at_last.eq(column == before_last), until.eq(until - 1)]
+            with m.If(inside & at_last):
                 m.d.sync += more.eq(0)
             with m.If(emit):
                 m.d.sync += [until.eq(Mux(i.stride_x == 0, 0, i.stride_x - 1)), still.eq(i.stride_x == 0), words.eq(words + 1)]
@@ -218,6 +234,7 @@ class Load(wiring.Component):
                 final.eq(staged_final),
                 valid.eq(staged_valid),
                 column.eq(Mux(left_of_tensor, i.x0, 0)),
+                at_last.eq(~left_of_tensor & (last == 0)),
                 more.eq(some),
                 until.eq(i.kernel_x),
                 still.eq(0),
@@ -235,19 +252,19 @@ class Load(wiring.Component):
             lanes.pad.eq(i.pad),
         ]
         complete, word_address, is_final = step & emit, dest + words, final & last_word
+        in_range, out_of_range = Signal(), Signal()
         for _ in range(LANES_LATENCY):
             early = complete, word_address, is_final
             complete, word_address, is_final = Signal(), Signal(16), Signal()
             with m.If(advance):
                 m.d.sync += [complete.eq(early[0]), word_address.eq(early[1]), is_final.eq(early[2])]
-        out_of_range = Signal()
+                m.d.sync += [in_range.eq(early[1] < config.act_depth), out_of_range.eq(early[0] & (early[1] >= config.act_depth))]
         m.d.comb += [
-            out_of_range.eq(complete & (word_address >= config.act_depth)),
-            self.write.valid.eq(complete & ~out_of_range),
+            self.write.valid.eq(complete & in_range),
             self.write.payload.addr.eq(word_address),
             self.write.payload.data.eq(lanes.word),
             self.write.payload.mask.eq(~0),
-            advance.eq(~complete | (self.write.valid & self.write.ready)),
+            advance.eq(~complete | (in_range & self.write.ready)),
         ]
         m.d.sync += finished.eq(complete & is_final & advance)
 

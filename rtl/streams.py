@@ -47,6 +47,8 @@ class TapStreams(wiring.Component):
     -------
     i : ``In(stream)`` of :func:`TapRow`, always ready
         A stream gets its next row only when all words of the one before have been asked for.
+    hold : ``In(1)``
+        High in the cycle before each row of ``i``: nothing is asked for then.
     open : ``Out(1)``
         A row of ``i`` has words that are not asked for yet.
     read : ``Out(ActReadSignature)``
@@ -70,6 +72,7 @@ class TapStreams(wiring.Component):
         self.depth = depth
         super().__init__({
             "i": In(stream.Signature(TapRow(rows=rows, streams=streams), always_ready=True)),
+            "hold": In(1),
             "open": Out(1),
             "read": Out(ActReadSignature(rows=rows)),
             "ready": Out(streams),
@@ -86,39 +89,33 @@ class TapStreams(wiring.Component):
         m.submodules.table = table = memory.Memory(shape=table_shape, depth=self.streams, init=[])
         write, look = table.write_port(), table.read_port(domain="comb")
 
-        # Ask: the first stream that has words left and room for one.
+        # Ask: the first stream that has words left and room for one. Its entry is written back in the next cycle.
         left = Signal(self.streams)
         claimed = Signal(self.streams)
         chosen = Signal(range(self.streams))
-        wanted = Signal()
-        asking = Signal()
+        wanted, asking, asked = Signal(), Signal(), Signal()
         request = Signal(row.shape())
-        requested = Signal()
-        accepted = Signal()
+        requested, accepted = Signal(), Signal()
         for n in reversed(range(self.streams)):
             with m.If(left[n] & ~claimed[n]):
                 m.d.comb += [chosen.eq(n), wanted.eq(1)]
         m.d.comb += [
             self.open.eq(left.any()),
             look.addr.eq(chosen),
-            asking.eq(wanted & ~self.i.valid & (~requested | accepted)),
-            write.en.eq(self.i.valid | asking),
+            asking.eq(wanted & ~self.hold & (~requested | accepted)),
         ]
+        m.d.sync += [asked.eq(asking), requested.eq(asking | (requested & ~accepted))]
+        with m.If(asking):
+            m.d.sync += [request.index.eq(chosen), *(request[name].eq(look.data[name]) for name in table_shape.members)]
+        m.d.comb += write.en.eq(self.i.valid | asked)
         with m.If(self.i.valid):
-            m.d.comb += write.addr.eq(row.index)
-            m.d.comb += [write.data[name].eq(row[name]) for name in ("word", "offset", "words")]
+            m.d.comb += [write.addr.eq(row.index), *(write.data[name].eq(row[name]) for name in table_shape.members)]
         with m.Else():
             m.d.comb += [
-                write.addr.eq(chosen),
-                write.data.word.eq(look.data.word + 1),
-                write.data.offset.eq(0),
-                write.data.words.eq(look.data.words - 1),
+                write.addr.eq(request.index),
+                write.data.word.eq(request.word + 1),
+                write.data.words.eq(request.words - 1),
             ]
-        with m.If(asking):
-            m.d.sync += [requested.eq(1), request.index.eq(chosen)]
-            m.d.sync += [request[name].eq(look.data[name]) for name in ("word", "offset")]
-        with m.Elif(accepted):
-            m.d.sync += requested.eq(0)
 
         m.d.comb += [
             self.out_of_range.eq(requested & (request.word >= self.depth)),
