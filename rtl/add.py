@@ -6,7 +6,7 @@ Sits between the activation table and the write to the activation memory. The go
     result  ─► × k_result  ─┐
                             + ─► join halves ─► + k_zero ─► round half to even ─► clip
     operand ─► × k_operand ─┘
-                 3          1        1            1                1               1
+                 3          1        1            1                1               2
 """
 
 from amaranth.hdl import *
@@ -21,7 +21,7 @@ __all__ = ["CONTROL_LATENCY", "LATENCY", "Adder"]
 CONTROL_LATENCY = 2 + Multiplier.LATENCY
 """Cycles after the operands at which ``k_zero``, ``low`` and ``high`` of the same elements are taken."""
 
-LATENCY = CONTROL_LATENCY + 3
+LATENCY = CONTROL_LATENCY + 4
 """Cycles from operands to sum."""
 
 _HALF = 17
@@ -76,19 +76,18 @@ class Adder(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        bounds = []
-        for name in ("low", "high"):
-            value = getattr(self, name)
-            for cycle in range(2):
-                late = Signal(signed(8), name=f"{name}_{cycle}")
-                m.d.sync += late.eq(value)
-                value = late
-            bounds.append(value)
+        bounds = [self.low, self.high]
+        late = []  # late[n]: the bounds of n + 1 cycles ago
+        for cycle in range(3):
+            late.append([Signal(signed(8), name=f"{name}_{cycle + 1}") for name in ("low", "high")])
+            m.d.sync += [after.eq(before) for after, before in zip(late[-1], bounds)]
+            bounds = late[-1]
         for lane in range(self.lanes):
-            m.d.comb += self.sum[lane].eq(self._lane(m, lane, *bounds))
+            m.d.comb += self.sum[lane].eq(self._lane(m, lane, *late[1:]))
         return m
 
-    def _lane(self, m, lane, low, high):
+    def _lane(self, m, lane, bounds, bounds_after):
+        low, high = bounds
         products = []
         for name in ("result", "operand"):
             factor = getattr(self, f"k_{name}")
@@ -101,7 +100,8 @@ class Adder(wiring.Component):
         # |result * k_result + operand * k_operand| is at most 2**35, with k_zero below 2**40.
         lower, upper = Signal(signed(27)), Signal(signed(20))
         joined, total = Signal(signed(37)), Signal(signed(41))
-        rounded, clipped = Signal(signed(41 - ADD_FRACTION)), Signal(signed(8))
+        rounded, inside, clipped = Signal(signed(41 - ADD_FRACTION)), Signal(signed(8)), Signal(signed(8))
+        top, bottom = Signal(), Signal()
         fraction, quotient = total[:ADD_FRACTION], total[ADD_FRACTION:].as_signed()
         up = fraction[-1] & (fraction[:-1].any() | quotient[0])
         m.d.sync += [
@@ -110,6 +110,9 @@ class Adder(wiring.Component):
             joined.eq(Cat(lower[:_HALF], (lower[_HALF:].as_signed() + upper)[: 37 - _HALF])),
             total.eq(joined + self.k_zero),
             rounded.eq(quotient + up),  # |total| is below 2**40: there is room for one more
-            clipped.eq(Mux(rounded > high, high, Mux(rounded < low, low, rounded[:8].as_signed()))),
+            inside.eq(rounded[:8].as_signed()),
+            top.eq(rounded > high),
+            bottom.eq(rounded < low),
+            clipped.eq(Mux(top, bounds_after[1], Mux(bottom, bounds_after[0], inside))),
         ]
         return clipped

@@ -5,8 +5,8 @@
     instruction ─► [walk: one pixel] ─► [issue: one beat a cycle] ─► accumulator, operand and parameter reads
                         offset, counters      addresses, checked
 
-An instruction is taken while the last pixel of the former leaves the first stage, so instructions follow each other without bubble;
-one with an addition waits until everything before it is written, since its operand may be the result of its predecessor, and
+An instruction is taken when the last pixel of the former has left the first stage: with one beat per pixel, a cycle is lost then; with
+more, none. One with an addition waits until everything before it is written, since its operand may be the result of its predecessor, and
 spends one more cycle (two with one lane) to read its constants.
 """
 
@@ -161,7 +161,7 @@ class Drain(wiring.Component):
                 m.d.sync += valid.eq(0)
 
         m.d.comb += [
-            self.i.ready.eq((~valid | (advance & end)) & (unfinished != CONTEXTS) & ~halted),
+            self.i.ready.eq(~valid & (unfinished != CONTEXTS) & ~halted),
             accept.eq(self.i.valid & self.i.ready),
             self.active.eq(unfinished != 0),
         ]

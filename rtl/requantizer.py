@@ -4,7 +4,7 @@ Sits between the accumulators and the activation table. The golden function is
 :func:`celosia.sim.numerics.requantize`. Per lane, one element a cycle::
 
     acc + bias ─► normalise ─► round to 24 bits ─► × mantissa ─► shift to the binary point ─► round ─► + zero point ─► clip
-        1             3               1                5                      1                 1                       1
+        1             3               1                5                      1                 1                       2
 
 Both roundings to 24 significant bits happen in two's complement. A sum ``n`` has the same leading position as its magnitude except
 at negative powers of two, which need no rounding. The product, of 47 or 48 significant bits, is not rounded at all: being
@@ -24,7 +24,7 @@ __all__ = ["CONTROL_LATENCY", "LATENCY", "Requantizer"]
 CONTROL_LATENCY = 8 + Multiplier.LATENCY
 """Cycles after the operands at which ``zero_point``, ``low`` and ``high`` of the same elements are taken."""
 
-LATENCY = CONTROL_LATENCY + 2
+LATENCY = CONTROL_LATENCY + 3
 """Cycles from operands to result."""
 
 _HALF = 17
@@ -190,8 +190,9 @@ class _Lane(wiring.Component):
         increment = Mux(number[0], ~over | number[1], under & number[1])
         value = after(1, (number[1:].as_signed() + self.zero_point + increment)[:12].as_signed(), "value")
 
-        # 12: clip.
-        top = Mux(saturate, ~negative, value > self.high)
-        bottom = Mux(saturate, negative, value < self.low)
-        m.d.sync += self.result.eq(Mux(top, self.high, Mux(bottom, self.low, value[:8].as_signed())))
+        # 12, 13: clip.
+        top = after(1, Mux(saturate, ~negative, value > self.high), "top")
+        bottom = after(1, Mux(saturate, negative, value < self.low), "bottom")
+        value, low, high = after(1, value[:8].as_signed(), "inside"), after(1, self.low, "low_last"), after(1, self.high, "high_last")
+        m.d.sync += self.result.eq(Mux(top, high, Mux(bottom, low, value)))
         return m

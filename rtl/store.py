@@ -114,8 +114,8 @@ class Store(wiring.Component):
         config = self.config
         lanes, cols = config.lanes, config.cols
         m.submodules.drain = drain = Drain(config)
-        # A pixel occupies its place from issue to write; twice the beats a place saves is the latency.
-        places = max(4, 1 << ceil_log2((LATENCY + 2) // config.beats + 1))
+        # A pixel holds its place from the issue of its first beat until the cycle after its write.
+        places = 1 << ceil_log2(-(-LATENCY // config.beats) + 1)
         m.submodules.tags = tags = Queue(shape=Tag, depth=places)
         m.submodules.operands = operands = Queue(shape=8 * cols, depth=places)
         m.submodules.results = results = Queue(shape=8 * cols, depth=places)

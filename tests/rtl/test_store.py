@@ -135,13 +135,14 @@ def test_done_follows_the_last_write():
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
-def test_one_pixel_takes_beats_cycles_without_a_bubble(config):
+def test_pixels_follow_each_other_without_a_bubble(config):
     case = StoreCase(config, np.random.default_rng(SEED))
     tile = case.random_instruction(tile_rows=5, tile_cols=6, blocks=1, acc=3, dest=5, operand=100, row_step=6, col_step=1, add=0)
     machine = Machine(case)
     machine.run([encode(tile)] * 3)
     cycles = [cycle for cycle, _ in machine.writes]
-    assert np.diff(cycles).tolist() == [config.beats] * 89
+    tile_gaps = [config.beats] * 29
+    assert np.diff(cycles).tolist() == [*tile_gaps, max(config.beats, 2), *tile_gaps, max(config.beats, 2), *tile_gaps]
     assert cycles[0] == 1 + 1 + config.beats - 1 + LATENCY  # walk, issue, the pixel's other beats
 
 
@@ -152,7 +153,7 @@ def test_single_pixel_instructions_follow_each_other_closely(config):
     machine = Machine(case)
     machine.run([encode(pixel)] * 60)
     gaps = np.diff([cycle for cycle, _ in machine.done])
-    assert gaps[20:].mean() <= max(config.beats, 2)
+    assert gaps[20:].mean() < max(config.beats, 2) + 0.25  # at best 16 are unfinished at a time
 
 
 def test_addition_sees_the_result_of_its_predecessor():
