@@ -38,7 +38,7 @@ class Top(wiring.Component):
     ----------
     config : EngineConfig
     multiplier : str
-        Form of the array's multipliers, see :class:`celosia.rtl.multiplier.Multiplier`.
+        Form of all multipliers, see :class:`celosia.rtl.multiplier.Multiplier`.
 
     Members
     -------
@@ -82,7 +82,11 @@ class Top(wiring.Component):
         m.submodules.tables = tables = Tables(tables=config.tables, lanes=config.lanes)
         m.submodules.activations = activations = ActivationMemory(config=config)
 
-        load, execute, store = Load(config=config), Execute(config=config, multiplier=self.multiplier), Store(config=config)
+        load, execute, store = (
+            Load(config=config),
+            Execute(config=config, multiplier=self.multiplier),
+            Store(config, multiplier=self.multiplier),
+        )
         reset = ResetInserter(sequencer.unit_reset)
         m.submodules.load, m.submodules.execute, m.submodules.store = reset(load), reset(execute), reset(store)
 
