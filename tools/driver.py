@@ -63,8 +63,8 @@ class RunStats:
 def create_transport(kind, config, *, cache=None, on_build=lambda: None):
     """Return the transport ``kind``: ``"verilator"``, ``"icarus"`` or ``"amaranth"``, built for ``config``.
 
-    ``on_build`` is called if a model has to be compiled first, which takes about a minute; later ones come from the folder ``cache``
-    (:func:`celosia.sim.cache.cache_folder`).
+    ``on_build`` is called once if a model has to be built first, which takes about a minute; later ones come from the
+    folder ``cache`` (:func:`celosia.sim.cache.cache_folder`).
     """
     if kind == "verilator":
         from celosia.sim.transport import VerilatorTransport as chosen

@@ -1,5 +1,6 @@
 """Verilog and the C++ harness become a shared library, kept in a cache by content."""
 
+import functools
 import importlib.metadata
 import os
 import shutil
@@ -40,31 +41,45 @@ def build(config, *, cache=None, on_build=lambda: None):
     cache : path-like, optional
         See :func:`celosia.sim.cache.cache_folder`.
     on_build : callable
-        Called before a build begins; one takes about a minute.
+        Called once if there is something to build, which takes about a minute.
 
     Raises
     ------
     BuildError
         If Verilator or the C++ compiler fails or is missing.
     """
+    announce = functools.cache(on_build)
+    text = _verilog(config, cache, announce)
     harness = resources.files("celosia.sim.verilator").joinpath("harness.cpp").read_text()
     flags = repr((_VERILATOR_FLAGS, _COMPILER_FLAGS, _LINKER_FLAGS, _MAKE_FLAGS))
-    version = importlib.metadata.version("verilator")
-    key = digest(_HARDWARE, f"{config.digest:08x}", harness, layout_header(), flags, version)
+    key = digest(text, harness, layout_header(), flags, importlib.metadata.version("verilator"))
 
     def make(folder):
-        on_build()
-        (folder / "celosia.v").write_text(verilog(Top(config), form="flat"))
+        announce()
+        (folder / "celosia.v").write_text(text)
         (folder / "harness.cpp").write_text(harness)
         (folder / "layout.h").write_text(layout_header())
         _verilate(folder)
         finished = folder / "finished"
         finished.mkdir()
-        for file in (folder / "celosia.v", folder / "obj" / _LIBRARY):
-            shutil.move(file, finished)
+        shutil.move(folder / "obj" / _LIBRARY, finished)
         return finished
 
     return cached(f"verilator-{config.rows}x{config.cols}-{key}", make, folder=cache) / _LIBRARY
+
+
+def _verilog(config, cache, announce):
+    """Return the Verilog of ``Top(config)``, from the cache if the sources of the hardware are the same: elaboration takes seconds."""
+
+    def make(folder):
+        announce()
+        finished = folder / "finished"
+        finished.mkdir()
+        (finished / "celosia.v").write_text(verilog(Top(config), form="flat"))
+        return finished
+
+    place = cached(f"verilog-{config.rows}x{config.cols}-{config.digest:08x}-{_HARDWARE}", make, folder=cache)
+    return (place / "celosia.v").read_text()
 
 
 def layout_header():
