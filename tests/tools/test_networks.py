@@ -1,0 +1,60 @@
+"""Whole networks on the simulated RTL of `mac256`: equal to ONNX Runtime, and in the cycles that are promised."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from celosia.tools.check import check_layers, check_outputs, summary
+from celosia.tools.demo import IMAGES, LABELS, MODEL
+from celosia.tools.demo.gemm import gemm
+from celosia.tools.session import InferenceSession
+
+MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
+
+
+def run(path, feed, *, engine="mac256"):
+    session = InferenceSession(path, engine)
+    outputs = session.run(None, feed)
+    assert summary(check_outputs(session, path, feed, outputs))[1:] == (0, 0)
+    return session, outputs
+
+
+def test_digits():
+    images, labels = np.load(IMAGES)["image"], np.load(LABELS)
+    session, (logits,) = run(MODEL, {"image": images})
+    assert (logits.argmax(1) == labels).mean() >= 0.97
+    assert session.report.cycles <= 4_000
+    few = {"image": images[:5]}
+    assert summary(check_layers(session, MODEL, few))[1:] == (0, 0)
+
+
+@pytest.mark.parametrize("engine", ["test", "mac64"])
+def test_digits_on_other_presets(engine):
+    run(MODEL, {"image": np.load(IMAGES)["image"][:3]}, engine=engine)
+
+
+def test_gemm_reaches_85_percent(tmp_path):
+    model, feed = gemm(256, 256, 256)
+    onnx.save(model, tmp_path / "gemm.onnx")
+    session, _ = run(tmp_path / "gemm.onnx", feed)
+    assert session.report.utilization >= 0.85
+
+
+@pytest.mark.skipif(not MODELS.exists(), reason="the MLPerf Tiny models are not part of the project")
+@pytest.mark.parametrize(
+    "model, data, most_cycles",
+    [
+        ("mlperf_ic_resnet8_int8", "ic_cifar10_200", 55_000),
+        ("mlperf_ad_autoencoder_int8", "ad_windows_120", 6_000),
+    ],
+)
+def test_mlperf_tiny(model, data, most_cycles):
+    path = MODELS / f"{model}.onnx"
+    with np.load(MODELS / "data" / f"{data}.npz") as file:
+        feed = dict(file)
+    session, _ = run(path, feed)
+    assert session.report.cycles <= most_cycles
+    ten = {name: array[:10] for name, array in feed.items()}
+    assert summary(check_layers(session, path, ten))[1:] == (0, 0)
