@@ -114,8 +114,10 @@ class Accumulator(wiring.Component):
         m.d.sync += new.eq(self.sums)
         kept, added = Signal(word, reset_less=True), Signal.like(new, reset_less=True)
         for col in range(self.cols):
-            larger = Signal(name=f"larger{col}")
-            m.d.comb += larger.eq(old[col] > new[col])
+            # The sign of the difference is the end of the carry chain; a signed comparison would add two levels of logic.
+            difference = Signal(signed(33), name=f"difference{col}")
+            larger = difference[32]
+            m.d.comb += difference.eq(new[col] - old[col])
             m.d.sync += [kept[col].eq(old[col]), added[col].eq(new[col])]
             with m.If(decide.overwrite | (decide.max & ~larger)):
                 m.d.sync += kept[col].eq(0)
