@@ -4,7 +4,7 @@ With ``kernel_x`` = 3, rows of 8 lanes and two streams (lane 0 on the left, ``p`
 
     lane     0 ◄─ 1 ◄─ 2 ◄─ stream 0    3 ◄─ 4 ◄─ 5 ◄─ stream 1    6 ◄─ 7 ◄─ p
 
-Lane ``l`` takes lane ``l + 1`` or, where ``kernel_x`` divides ``l + 1``, a stream: only divisors of ``l + 1`` need a multiplexer input.
+Lane ``l`` takes lane ``l + 1`` or, where ``kernel_x`` divides ``l + 1``, a stream: only divisors of ``l + 1`` need an input.
 """
 
 from functools import reduce

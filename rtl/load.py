@@ -7,23 +7,23 @@
                                                               └─► columns ─► TapLanes ────► activation memory
 
 A *step* takes one byte of every stream (or ``pad``) into the lanes; every ``stride_x``-th step completes a word. A group of tap
-rows takes ``(tile_cols - 1) * stride_x + kernel_x`` steps, one per cycle as long as words arrive in time; the next group is set up
-meanwhile and follows without a gap. An instruction takes :data:`LOAD_OVERHEAD` cycles besides.
+rows takes ``(tile_cols - 1) * stride_x + kernel_x`` steps, one per cycle as long as words arrive in time; the next group is set
+up meanwhile and follows without a gap. An instruction takes :data:`LOAD_OVERHEAD` cycles besides.
 """
 
 from amaranth.hdl import *
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import Out
 
 from celosia.rtl.interfaces import ActReadSignature, ActWrite, UnitSignature
 from celosia.rtl.isa import ErrorCode, UnfoldInstruction
-from celosia.rtl.lanes import LANES_LATENCY, TapLanes
+from celosia.rtl.lanes import TapLanes
 from celosia.rtl.streams import TapStreams
 
 __all__ = ["LOAD_OVERHEAD", "Load"]
 
 LOAD_OVERHEAD = 19
-"""Cycles from an accepted instruction to ``done`` besides its steps and ``streams + stride_x``, if no read or write is refused."""
+"""Cycles from an accepted instruction to ``done``, besides its steps and ``streams + stride_x``, if memory refuses nothing."""
 
 
 class Load(wiring.Component):
@@ -73,8 +73,8 @@ class Load(wiring.Component):
         before_last = Signal(signed(13))
         finished = Signal()
 
-        # One adder for all addresses, and for the setup. `start` becomes the byte address of channel 0 at (`base_y`, first column inside).
-        base = i.start
+        # One adder for all addresses, and for the setup.
+        base = i.start  # becomes the address of channel 0, row `base_y`, first column inside
         channel_base, tap_base = Signal(20), Signal(20)
         augend, addend, carry, moved = Signal(20), Signal(signed(20)), Signal(), Signal(20)
         operand = Signal(signed(14))
@@ -199,7 +199,7 @@ class Load(wiring.Component):
             with m.State("failed"):
                 pass
 
-        # Columns: one group's steps. `column` counts from the tensor's left edge or the first column, whichever is further left.
+        # Columns: one group's steps. `column` counts from the first one inside, or is negative left of the tensor.
         active, final, more = Signal(), Signal(), Signal()
         valid = Signal(config.unfold_streams)
         column = Signal(signed(13))
@@ -242,7 +242,7 @@ class Load(wiring.Component):
                 dest.eq(group_dest),
             ]
 
-        # Behind the columns, in step with the lanes.
+        # Behind the columns, in step with the lanes (LANES_LATENCY).
         m.d.comb += [
             lanes.advance.eq(advance),
             lanes.step.eq(step & ~still),
@@ -251,22 +251,26 @@ class Load(wiring.Component):
             lanes.kernel_x.eq(i.kernel_x),
             lanes.pad.eq(i.pad),
         ]
-        complete, word_address, is_final = step & emit, dest + words, final & last_word
+        shape = {"complete": 1, "final": 1, "addr": 16}
+        before, behind = (Signal(data.StructLayout(shape), name=name) for name in ("before", "behind"))
         in_range, out_of_range = Signal(), Signal()
-        for _ in range(LANES_LATENCY):
-            early = complete, word_address, is_final
-            complete, word_address, is_final = Signal(), Signal(16), Signal()
-            with m.If(advance):
-                m.d.sync += [complete.eq(early[0]), word_address.eq(early[1]), is_final.eq(early[2])]
-                m.d.sync += [in_range.eq(early[1] < config.act_depth), out_of_range.eq(early[0] & (early[1] >= config.act_depth))]
+        with m.If(advance):
+            m.d.sync += [
+                before.complete.eq(step & emit),
+                before.final.eq(final & last_word),
+                before.addr.eq(dest + words),
+                behind.eq(before),
+                in_range.eq(before.addr < config.act_depth),
+                out_of_range.eq(before.complete & (before.addr >= config.act_depth)),
+            ]
         m.d.comb += [
-            self.write.valid.eq(complete & in_range),
-            self.write.payload.addr.eq(word_address),
+            self.write.valid.eq(behind.complete & in_range),
+            self.write.payload.addr.eq(behind.addr),
             self.write.payload.data.eq(lanes.word),
             self.write.payload.mask.eq(~0),
-            advance.eq(~complete | (in_range & self.write.ready)),
+            advance.eq(~behind.complete | (in_range & self.write.ready)),
         ]
-        m.d.sync += finished.eq(complete & is_final & advance)
+        m.d.sync += finished.eq(behind.complete & behind.final & advance)
 
         with m.If((out_of_range | streams.out_of_range) & ~failed):
             m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(ErrorCode.ACT_RANGE)]

@@ -1,8 +1,9 @@
 """The engine's memories: activations in interleaved banks, weights, channel parameters, program.
 
-Every bank has one synchronous read port and one write port with byte enables, so that it maps to simple dual-port block RAM. The
-host has no ports of its own: it borrows the engine's while that is idle. What a read returns that meets a write of the same entry in
-the same cycle is undefined (tokens keep readers behind writers, and block RAM needs no bypass); the next read sees the new value.
+Every bank has one synchronous read port and one write port with byte enables, so that it maps to simple dual-port block RAM.
+The host has no ports of its own: it borrows the engine's while that is idle. What a read returns that meets a write of the same
+entry in the same cycle is undefined (tokens keep readers behind writers, and block RAM needs no bypass); the next read sees the
+new value.
 """
 
 from functools import reduce
@@ -19,11 +20,11 @@ from celosia.rtl.interfaces import ActReadSignature, ActWrite, HostSignature, Pa
 __all__ = ["ActivationMemory", "ParamMemory", "ProgramMemory", "WeightMemory"]
 
 _ATTRS = {"no_rw_check": 1}
-"""Tells Yosys that a read beside a write of the same entry may return anything; otherwise it builds a bypass around block RAM."""
+"""Tells Yosys that a read beside a write of its entry may return anything; otherwise it builds a bypass around block RAM."""
 
 
 def _select(index, values):
-    """Return ``values[index]`` of a power of two of values as a tree of two-way multiplexers, which ECP5 has behind its LUTs."""
+    """Return ``values[index]`` of a power of two of values, as a tree of two-way multiplexers."""
     half = len(values) // 2
     return Mux(index[ceil_log2(half)], _select(index, values[half:]), _select(index, values[:half])) if half else values[0]
 
@@ -53,8 +54,8 @@ class _HostView:
     def answer_entry(self, m, entry):
         """Take ``entry`` as what was read one cycle after ``re``.
 
-        Every word has a register that block RAM feeds directly and that is cleared unless its word is meant; what is left to do is an
-        OR, in LUTs half of a multiplexer.
+        Every word has a register that block RAM feeds directly and that is cleared unless its word is meant; what is left to do
+        is an OR, in LUTs half of a multiplexer.
         """
         hits = [_delayed(m, self._host.re & self._inside & (self._word == n)) for n in range(self._words)]
         words = [Signal(32, name=f"word{n}") for n in range(self._words)]
@@ -183,8 +184,8 @@ class ProgramMemory(wiring.Component):
 class ActivationMemory(wiring.Component):
     """``act_depth`` words of ``rows`` bytes in ``act_banks`` banks; word ``a`` lies in bank ``a % act_banks``.
 
-    In one cycle each bank serves one reader and one writer, the first in the order of the members below that addresses it. Read
-    data come :data:`~celosia.rtl.interfaces.ACT_READ_LATENCY` cycles after the request. A write taken in one cycle is seen by reads
+    In one cycle each bank serves one reader and one writer, the first in the order of the members below that addresses it. Data
+    come :data:`~celosia.rtl.interfaces.ACT_READ_LATENCY` cycles after the request. A write taken in one cycle is seen by reads
     from the next. Addresses must be below ``act_depth``: the units check that.
 
     Parameters
@@ -240,7 +241,7 @@ class ActivationMemory(wiring.Component):
                                          Mux(store & (store_bank == bank), store_index, load_index)))  # fmt: skip
         view.answer_late(m, Value.cast(self.read_load.data))
 
-        # Writers: the host's word joins the load unit's before the banks, where it costs one multiplexer, not one per bank.
+        # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them.
         first, last = self.write_store, self.write_load
         addr, value, mask = Signal(16), Signal(shape), Signal(config.rows)
         with m.If(host.we):

@@ -1,7 +1,7 @@
 """The load unit's byte streams: words of several tap rows fetched through one read port and handed out byte by byte.
 
-Each stream holds two words, the one it takes bytes from and the one after it. What it reads next is an entry of a small table (word,
-first byte in it, words after it) that :class:`TapStreams` counts on as it fetches, so that all streams share one incrementer. The
+Each stream holds two words, the one it takes bytes from and the one after it. What it reads next is an entry of a small table
+(word, first byte in it, words after it) that is counted on as words are fetched, so that all streams share one incrementer. The
 first words of the next group's tap rows are fetched while the last bytes of the present ones are taken.
 """
 

@@ -1,5 +1,6 @@
 """Components as Verilog text: the same text for the same component every time, with no trace of where it was made."""
 
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,9 @@ from amaranth.hdl import Value, ValueCastable
 __all__ = ["VerilogError", "verilog"]
 
 _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
+
+_SYSTEM_FUNCTION = re.compile(r"\\\$procmux\$(\d+) ")
+"""What Yosys calls the function of a multiplexer of more than two; Icarus takes the escaped name for a system function."""
 
 _SCRIPTS = {
     "plain": ("proc -nomux -norom", "memory_collect"),
@@ -56,4 +60,4 @@ def verilog(component, *, name="celosia", form="plain"):
     if result.returncode or "endmodule" not in result.stdout:
         raise VerilogError(f"Yosys could not write {name} as Verilog: {result.stderr.strip()[-2000:]}")
     body = result.stdout[result.stdout.index("\n") + 1 :] if result.stdout.startswith("/* Generated") else result.stdout
-    return body.lstrip("\n")
+    return _SYSTEM_FUNCTION.sub(r"procmux_\1", body.lstrip("\n"))

@@ -1,4 +1,4 @@
-"""The load unit beside a numpy model of ``UNFOLD``: shapes, alignments, pads, stalls on both sides, errors, and cycle counts."""
+"""The load unit beside a model of ``UNFOLD``: shapes, alignments, pads, stalls on both sides, errors, and cycle counts."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from celosia.rtl.config import PRESETS
 from celosia.rtl.interfaces import ACT_READ_LATENCY
 from celosia.rtl.isa import ErrorCode, Instruction, Opcode, encode
 from celosia.rtl.load import LOAD_OVERHEAD, Load
+from celosia.sim.benches.load_cases import random_unfold
 
 CONFIGS = {
     "4 rows": PRESETS["test"],
@@ -22,7 +23,7 @@ CONFIGS = {
 
 
 def unfold(i, memory):
-    """Return the bytes of ``memory`` (words × rows) after ``i``, written after the field descriptions of the instruction set."""
+    """Return the bytes of ``memory`` (words × rows) after ``i``, as the instruction set describes it."""
     rows = memory.shape[1]
     source = memory.reshape(-1)
     result = memory.copy()
@@ -43,32 +44,6 @@ def unfold(i, memory):
 
 def steps(i):
     return i.tile_rows * i.groups * ((i.tile_cols - 1) * i.stride_x + i.kernel_x)
-
-
-def random_unfold(rng, config):
-    """Draw an instruction that reads the lower half of the memory and writes words of its own in the upper half."""
-    half = config.act_depth // 2
-    kernel_x = int(rng.integers(1, min(config.rows, 9 if rng.random() < 0.8 else 32) + 1))
-    most = min(config.rows // kernel_x, config.unfold_streams)
-    streams = most if rng.random() < 0.5 else int(rng.integers(1, most + 1))
-    channels, kernel_y = int(rng.integers(1, 4)), int(rng.integers(1, 5))
-    groups = -(-channels * kernel_y // streams) + int(rng.random() < 0.1)
-    tile_rows, tile_cols = int(rng.integers(1, 5)), int(rng.integers(1, 20))
-    height, width = int(rng.integers(1, 12)), int(rng.integers(1, 45))
-    row_step = width + int(rng.integers(0, 9))
-    channel_step = height * row_step + int(rng.integers(0, 20))
-    y0, x0 = int(rng.integers(-4, height)), int(rng.integers(-5, width + 2))
-    base = int(rng.integers(0, half * config.rows - channels * channel_step))
-    group_step, extra = tile_cols + int(rng.integers(0, 3)), int(rng.integers(0, 3))
-    dest_row_step = groups * group_step + extra
-    dest = half + int(rng.integers(0, half - tile_rows * dest_row_step))
-    return Instruction(
-        Opcode.UNFOLD, start=(base + y0 * row_step + x0) % (1 << 20), dest=dest, channels=channels, kernel_y=kernel_y,
-        kernel_x=kernel_x, streams=streams, groups=groups, tile_rows=tile_rows, tile_cols=tile_cols, y0=y0, x0=x0,
-        stride_y=int(rng.integers(0, 4)), stride_x=int(rng.integers(0, 4)), in_height=height, in_width=width,
-        channel_step=channel_step, source_row_step=row_step, dest_row_step=dest_row_step, dest_group_step=group_step,
-        pad=int(rng.integers(0, 256)), signal_execute=int(rng.integers(0, 2)), signal_store=int(rng.integers(0, 2)),
-    )  # fmt: skip
 
 
 @dataclasses.dataclass

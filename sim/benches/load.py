@@ -1,0 +1,83 @@
+"""Bench of :class:`celosia.rtl.load.Load`: random instructions leave the activation memory as the golden executor does.
+
+Options: ``config``, the engine's JSON; the probabilities of a cycle without an instruction (``idle``), without a read
+(``refuse_reads``), without a write (``refuse_writes``); ``count`` of instructions. The whole memory is compared: whatever lies
+around the destinations guards them.
+"""
+
+from collections import deque
+
+import cocotb
+import numpy as np
+
+from celosia.rtl.config import EngineConfig
+from celosia.rtl.interfaces import ACT_READ_LATENCY, ActWrite
+from celosia.rtl.isa import INSTRUCTION_BITS, encode
+from celosia.sim.benches.clocked import Source, options, start
+from celosia.sim.benches.load_cases import random_unfold
+from celosia.sim.benches.stimuli import random_machine
+
+LIMIT = 100_000
+
+
+class Memory:
+    """The activation memory around the unit; read data are noise whenever nothing was read for them."""
+
+    def __init__(self, dut, config, act, rng, *, refuse_reads, refuse_writes):
+        self.dut, self.config, self.act, self.rng = dut, config, act.copy(), rng
+        self.refuse_reads, self.refuse_writes = refuse_reads, refuse_writes
+        self.arriving = deque([None] * ACT_READ_LATENCY)
+        self.write = ActWrite(rows=config.rows)
+        self.refused = None
+
+    def drive(self):
+        word = self.arriving.popleft()
+        word = self.rng.bytes(self.config.rows) if word is None else word
+        self.dut.read_data.value = int.from_bytes(word, "little")
+        self.dut.read_ready.value = int(self.rng.random() >= self.refuse_reads)
+        self.dut.write_ready.value = int(self.rng.random() >= self.refuse_writes)
+
+    def sample(self):
+        dut = self.dut
+        reading = dut.read_valid.value == 1 and dut.read_ready.value == 1
+        self.arriving.append(self.act[dut.read_addr.value.to_unsigned()].tobytes() if reading else None)
+        if dut.write_valid.value == 0:
+            assert self.refused is None, "a refused write was withdrawn"
+            return
+        payload = dut.write_payload.value.to_unsigned()
+        assert self.refused in (None, payload), "a refused write changed"
+        self.refused = payload
+        if dut.write_ready.value == 1:
+            self.refused = None
+            addr, data, mask = (payload >> field.offset & (1 << field.width) - 1 for _, field in self.write)
+            assert mask == (1 << self.config.rows) - 1
+            self.act[addr] = np.frombuffer(data.to_bytes(self.config.rows, "little"), np.int8)
+
+
+@cocotb.test()
+async def memory_equals_golden(dut):
+    given = options(config=EngineConfig.load("test").to_json(), idle=0.0, refuse_reads=0.0, refuse_writes=0.0, count=25)
+    rng = np.random.default_rng(cocotb.RANDOM_SEED)
+    config = EngineConfig.from_json(given["config"])
+    golden = random_machine(config, rng)
+    memory = Memory(dut, config, golden.act[0], rng, refuse_reads=given["refuse_reads"], refuse_writes=given["refuse_writes"])
+    cycles = await start(dut, unit_i_valid=0, read_ready=0, read_data=0, write_ready=0)
+    source = Source(dut, "unit_i", idle=given["idle"], rng=rng)
+    instructions = [random_unfold(rng, config) for _ in range(given["count"])]
+    source.queue.extend(encode(instruction) | index << INSTRUCTION_BITS for index, instruction in enumerate(instructions))
+    source.start(cycles)
+    signals = []
+    for _ in range(LIMIT):
+        memory.drive()
+        await cycles.sample()
+        memory.sample()
+        assert not dut.unit_error.value.to_unsigned() & 1, "the unit reports an error"
+        done = dut.unit_done.value.to_unsigned()
+        if done & 1:
+            signals.append(done >> 1)
+            golden.run_load(len(signals) - 1, instructions[len(signals) - 1])
+            assert np.array_equal(memory.act, golden.act[0]), f"memory differs after {instructions[len(signals) - 1]}"
+        if len(signals) == len(instructions):
+            break
+        await cycles.drive()
+    assert signals == [i.signal_load | i.signal_execute << 1 | i.signal_store << 2 for i in instructions]
