@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
+from threading import Event
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from celosia.sim.transport import TransportError
 from celosia.sim.verilator.build import BuildError
 from celosia.tools.driver import Driver, create_transport
 from celosia.tools.errors import EngineError
-from celosia.tools.report import Event
+from celosia.tools.report import Event as UnitEvent
 
 __all__ = ["BACKENDS", "create_backend", "prepare_backend"]
 
@@ -92,23 +93,30 @@ class Simulated:
         workers = self.workers or (2 if count > 1 and macs * count > SHARED else 1)
         bounds = [count * n // workers for n in range(workers + 1)]
         spans = [(start, end) for start, end in pairwise(bounds) if start < end]
+        stop = Event()
         with ThreadPoolExecutor(max_workers=len(spans)) as pool:
-            parts = list(pool.map(lambda span: self._run_span(feed, *span, progress), spans))
+            try:
+                parts = list(pool.map(lambda span: self._run_span(feed, *span, progress, stop), spans))
+            except BaseException:  # an interrupt too: the other simulators end after the inference they are at
+                stop.set()
+                raise
         outputs = _join([{name: np.stack(arrays) for name, arrays in part[0].items()} for part in parts])
         return outputs, max(part[1] for part in parts), parts[0][2]
 
-    def _run_span(self, feed, start, end, progress):
+    def _run_span(self, feed, start, end, progress, stop):
         outputs, cycles, events = {}, 0, []
         with _transport(self.kind, self.config) as transport:
             driver = Driver(transport, self.config)
             driver.load(self.program)
             for n in range(start, end):
+                if stop.is_set():
+                    break
                 result, stats = driver.run({name: array[n] for name, array in feed.items()}, record=n == 0)
                 for name, array in result.items():
                     outputs.setdefault(name, []).append(array)
                 cycles = max(cycles, stats.cycles)
                 if n == 0:
-                    events = [Event(*event) for event in stats.events]
+                    events = [UnitEvent(*event) for event in stats.events]
                 progress(1)
         return outputs, cycles, events
 
