@@ -11,6 +11,7 @@ from celosia.sim.executor import Executor
 from celosia.sim.icarus import IcarusError
 from celosia.sim.transport import TransportError
 from celosia.sim.verilator.build import BuildError
+from celosia.tools.compiler.pipeline import estimate
 from celosia.tools.driver import Driver, create_transport
 from celosia.tools.errors import EngineError
 from celosia.tools.report import Event as UnitEvent
@@ -19,6 +20,8 @@ __all__ = ["BACKENDS", "create_backend", "prepare_backend"]
 
 BACKENDS = ("verilator", "icarus", "amaranth", "golden")
 GOLDEN_BATCH = 16
+PATIENCE = 100
+"""A run is given up after a million cycles and this many times those that the array is busy."""
 SHARED = 2_000_000
 """Multiply-accumulates times inferences from which a second simulator is worth its start."""
 
@@ -85,6 +88,7 @@ class Simulated:
 
     def __init__(self, kind, config, program, workers):
         self.kind, self.config, self.program, self.workers = kind, config, program, workers
+        self.limit = 1_000_000 + PATIENCE * sum(cycles for _, cycles in estimate(program, config))
 
     def run(self, feed, progress):
         """Run every inference; see :meth:`Golden.run`."""
@@ -111,7 +115,7 @@ class Simulated:
             for n in range(start, end):
                 if stop.is_set():
                     break
-                result, stats = driver.run({name: array[n] for name, array in feed.items()}, record=n == 0)
+                result, stats = driver.run({name: array[n] for name, array in feed.items()}, record=n == 0, limit=self.limit)
                 for name, array in result.items():
                     outputs.setdefault(name, []).append(array)
                 cycles = max(cycles, stats.cycles)
