@@ -7,13 +7,16 @@ from amaranth.lib.wiring import In, Out
 from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals
 
 __all__ = [
-    "ACC_READ_LATENCY", "ACT_READ_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature", "ActWrite", "Done", "Error",
-    "HostSignature", "ParamReadSignature", "QueuedInstruction", "TableReadSignature", "Trace", "UnitSignature",
+    "ACC_READ_LATENCY", "ACT_READ_LATENCY", "ACT_WRITE_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature",
+    "ActWrite", "Done", "Error", "HostSignature", "ParamReadSignature", "QueuedInstruction", "TableReadSignature", "Trace", "UnitSignature",
     "WeightReadSignature",
 ]  # fmt: skip
 
 ACT_READ_LATENCY = 2
 """Cycles from an accepted activation read to its data: block RAM, then a register behind the bank multiplexer."""
+
+ACT_WRITE_LATENCY = 2
+"""Cycles from an accepted activation write to the first read that sees it: a register in front of the banks, then block RAM."""
 
 ACC_READ_LATENCY = 2
 """Cycles from an accumulator read to its data."""
@@ -144,11 +147,11 @@ class HostSignature(wiring.Signature):
 
     ``addr`` counts 32-bit words within the memory's window: entry ``e`` of a memory whose entries take ``n`` words is at ``e * n`` …
     ``e * n + n - 1``, least significant word first; ``n`` is the entry width divided by 32, rounded up to a power of two. ``we`` writes the
-    bytes of ``sel`` in one cycle; ``re`` reads, and ``r_data`` is valid from 3 cycles later until the next ``re``. Addresses beyond
-    the memory are ignored and read as zero.
+    bytes of ``sel`` in one cycle; ``re`` reads, and ``r_data`` is valid from :attr:`READ_LATENCY` cycles later until the next ``re``.
+    A read sees the writes of two cycles before. Addresses beyond the memory are ignored and read as zero.
     """
 
-    READ_LATENCY = 3
+    READ_LATENCY = 4
 
     def __init__(self):
         super().__init__({

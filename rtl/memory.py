@@ -32,32 +32,38 @@ def _select(index, values):
 class _HostView:
     """The host's window on entries of ``size`` bytes: address decoder, byte enables, and the way back of read data.
 
+    The decoded request is registered: the way from the host to block RAM that lies all over the chip is long.
+
     Members
     -------
     entry, mask, value
         The entry addressed; the bytes of it to write in this cycle; the entry's bytes, all words of it the same.
+    write, read
+        The host writes, reads in this cycle.
     """
 
     def __init__(self, m, host, *, size, depth):
         self._host = host
         words = 1 << ceil_log2(-(-size // 4))
-        self._word = host.addr[: ceil_log2(words)]
+        word = host.addr[: ceil_log2(words)]
         address = host.addr[ceil_log2(words) :]
-        self._inside = Signal()
-        m.d.comb += self._inside.eq(address < depth)
-        self.entry = address[: ceil_log2(depth)]
-        hits = [host.we & self._inside & (self._word == n) for n in range(words)]
-        self.mask = Cat(hits[n // 4] & host.sel[n % 4] for n in range(size))
-        self.value = Cat(host.w_data.word_select(n % 4, 8) for n in range(size))
+        inside = address < depth
+        hits = [host.we & inside & (word == n) for n in range(words)]
+        w_data = _delayed(m, host.w_data)
+        self._word, self._inside = _delayed(m, word), _delayed(m, inside)
+        self.entry = _delayed(m, address[: ceil_log2(depth)])
+        self.mask = _delayed(m, Cat(hits[n // 4] & host.sel[n % 4] for n in range(size)))
+        self.value = Cat(w_data.word_select(n % 4, 8) for n in range(size))
+        self.write, self.read = _delayed(m, host.we), _delayed(m, host.re)
         self._words = words
 
     def answer_entry(self, m, entry):
-        """Take ``entry`` as what was read one cycle after ``re``.
+        """Take ``entry`` as what was read one cycle after ``read``.
 
         Every word has a register that block RAM feeds directly and that is cleared unless its word is meant; what is left to do
         is an OR, in LUTs half of a multiplexer.
         """
-        hits = [_delayed(m, self._host.re & self._inside & (self._word == n)) for n in range(self._words)]
+        hits = [_delayed(m, self.read & self._inside & (self._word == n)) for n in range(self._words)]
         words = [Signal(32, name=f"word{n}") for n in range(self._words)]
         for n, (hit, word) in enumerate(zip(hits, words)):
             m.d.sync += word.eq(0)
@@ -66,13 +72,13 @@ class _HostView:
         self._hold(m, reduce(or_, words))
 
     def answer_late(self, m, entry):
-        """Take ``entry`` as what was read two cycles after ``re``."""
+        """Take ``entry`` as what was read two cycles after ``read``."""
         words = [entry[32 * n : 32 * n + 32] for n in range(self._words)]
         word, inside = _delayed(m, _delayed(m, self._word)), _delayed(m, _delayed(m, self._inside))
         self._hold(m, Mux(inside, _select(word, words), 0))
 
     def _hold(self, m, word):
-        with m.If(_delayed(m, _delayed(m, self._host.re))):
+        with m.If(_delayed(m, _delayed(m, self.read))):
             m.d.sync += self._host.r_data.eq(word)
 
 
@@ -94,8 +100,8 @@ def _entry_memory(m, host, reads, *, width, depth):
             write.addr.eq(view.entry),
             write.data.eq(view.value.word_select(number, width)),
             write.en.eq(view.mask.word_select(number, width // 8)),
-            read.addr.eq(Mux(host.re, view.entry, port.addr)),
-            read.en.eq(port.en | host.re if hasattr(port, "en") else 1),
+            read.addr.eq(Mux(view.read, view.entry, port.addr)),
+            read.en.eq(port.en | view.read if hasattr(port, "en") else 1),
             Value.cast(port.data).eq(read.data),
         ]
         outputs.append(read.data)
@@ -185,8 +191,9 @@ class ActivationMemory(wiring.Component):
     """``act_depth`` words of ``rows`` bytes in ``act_banks`` banks; word ``a`` lies in bank ``a % act_banks``.
 
     In one cycle each bank serves one reader and one writer, the first in the order of the members below that addresses it. Data
-    come :data:`~celosia.rtl.interfaces.ACT_READ_LATENCY` cycles after the request. A write taken in one cycle is seen by reads
-    from the next. Addresses must be below ``act_depth``: the units check that.
+    come :data:`~celosia.rtl.interfaces.ACT_READ_LATENCY` cycles after the request. A write is seen by reads from
+    :data:`~celosia.rtl.interfaces.ACT_WRITE_LATENCY` cycles after it is taken; what a read in between returns is undefined.
+    Addresses must be below ``act_depth``: the units check that.
 
     Parameters
     ----------
@@ -228,7 +235,7 @@ class ActivationMemory(wiring.Component):
 
         # Readers, first to last. A lower one is refused when its bank is asked for above, served there or not.
         load_addr = Signal(16)
-        m.d.comb += load_addr.eq(Mux(host.re, view.entry, self.read_load.addr))
+        m.d.comb += load_addr.eq(Mux(view.read, view.entry, self.read_load.addr))
         above = []
         for port, addr in ((self.read_execute, self.read_execute.addr), (self.read_store, self.read_store.addr),
                            (self.read_load, load_addr)):  # fmt: skip
@@ -244,7 +251,7 @@ class ActivationMemory(wiring.Component):
         # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them.
         first, last = self.write_store, self.write_load
         addr, value, mask = Signal(16), Signal(shape), Signal(config.rows)
-        with m.If(host.we):
+        with m.If(view.write):
             m.d.comb += [addr.eq(view.entry), Value.cast(value).eq(view.value), mask.eq(view.mask)]
         with m.Else():
             m.d.comb += [addr.eq(last.payload.addr), value.eq(last.payload.data)]
@@ -254,11 +261,12 @@ class ActivationMemory(wiring.Component):
             last.ready.eq(~(first.valid & (first.payload.addr[:bits] == last.payload.addr[:bits]))),
         ]
         for bank, (_, write) in enumerate(ports):
+            m.d.sync += write.en.eq(0)
             with m.If(first.valid & (first.payload.addr[:bits] == bank)):
-                m.d.comb += [write.addr.eq(first.payload.addr[bits:]), write.data.eq(first.payload.data)]
-                m.d.comb += write.en.eq(first.payload.mask)
+                m.d.sync += [write.addr.eq(first.payload.addr[bits:]), write.data.eq(first.payload.data)]
+                m.d.sync += write.en.eq(first.payload.mask)
             with m.Else():
-                m.d.comb += [write.addr.eq(addr[bits:]), write.data.eq(value)]
+                m.d.sync += [write.addr.eq(addr[bits:]), write.data.eq(value)]
                 with m.If(addr[:bits] == bank):
-                    m.d.comb += write.en.eq(mask)
+                    m.d.sync += write.en.eq(mask)
         return m

@@ -42,20 +42,28 @@ class Tables(wiring.Component):
         depth = 256 * self.tables
         inside = Signal()
         m.d.comb += inside.eq(self.host.addr < depth)
+        # The host's request is registered: its way to the block RAM of every lane is long.
+        addr, value, change, ask = Signal(ceil_log2(depth)), Signal(8), Signal(), Signal()
+        m.d.sync += [
+            addr.eq(self.host.addr),
+            value.eq(self.host.w_data),
+            change.eq(self.host.we & self.host.sel[0] & inside),
+            ask.eq(self.host.re),
+        ]
         for lane in range(self.lanes):
             # The host reads and writes while the engine is idle: what a read beside a write of the same byte returns does not matter.
             copy = memory.Memory(shape=8, depth=depth, init=[], attrs={"no_rw_check": 1, "ram_style": "block"})
             m.submodules[f"copy{lane}"] = copy
             write, read = copy.write_port(), copy.read_port()
             m.d.comb += [
-                write.en.eq(self.host.we & self.host.sel[0] & inside),
-                write.addr.eq(self.host.addr),
-                write.data.eq(self.host.w_data),
+                write.en.eq(change),
+                write.addr.eq(addr),
+                write.data.eq(value),
                 read.addr.eq(self.read.addr[lane]),
             ]
             if lane == 0:
-                with m.If(self.host.re):
-                    m.d.comb += read.addr.eq(self.host.addr[: ceil_log2(depth)])
+                with m.If(ask):
+                    m.d.comb += read.addr.eq(addr)
             m.d.sync += self.read.data[lane].eq(read.data)
 
         asked, hit = Signal(HostSignature.READ_LATENCY - 1), Signal(HostSignature.READ_LATENCY - 1)

@@ -3,11 +3,13 @@
 Options: ``config``, the engine's JSON; ``rate``, the probability that a port asks in a cycle; ``count`` of cycles.
 """
 
+from collections import deque
+
 import cocotb
 import numpy as np
 
 from celosia.rtl.config import EngineConfig
-from celosia.rtl.interfaces import ACT_READ_LATENCY, ActWrite, HostSignature
+from celosia.rtl.interfaces import ACT_READ_LATENCY, ACT_WRITE_LATENCY, ActWrite, HostSignature
 from celosia.sim.benches.clocked import options, start
 
 READERS = ("execute", "store", "load")
@@ -27,6 +29,7 @@ async def traffic_equals_the_model(dut):
     model = await _fill(dut, cycles, config, rng)
     layout = ActWrite(rows=config.rows)
     due = []
+    landing = deque(maxlen=ACT_WRITE_LATENCY)  # addresses of writes that not every read sees yet
     for cycle in range(given["count"]):
         writes, reads = {}, {}
         for unit in WRITERS:
@@ -37,9 +40,10 @@ async def traffic_equals_the_model(dut):
             _port(dut, f"write_{unit}", "valid").value = int(asks)
             if asks:
                 writes[unit] = word
+        landing.append({word[0] for word in writes.values()})
         for unit in READERS:
             addr = int(rng.integers(0, config.act_depth))
-            asks = rng.random() < given["rate"] and addr not in {word[0] for word in writes.values()}
+            asks = rng.random() < given["rate"] and not any(addr in taken for taken in landing)
             _port(dut, f"read_{unit}", "addr").value = addr
             _port(dut, f"read_{unit}", "valid").value = int(asks)
             if asks:
@@ -91,6 +95,8 @@ async def _fill(dut, cycles, config, rng):
         dut.host_w_data.value = int.from_bytes(model[word][4 * part : 4 * part + 4], "little")
         await cycles.drive()
     dut.host_we.value = 0
+    for _ in range(ACT_WRITE_LATENCY):  # the host's writes take a cycle more
+        await cycles.drive()
     return model
 
 
