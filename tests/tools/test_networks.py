@@ -11,6 +11,7 @@ from celosia.tools.demo import IMAGES, LABELS, MODEL
 from celosia.tools.demo.gemm import gemm
 from celosia.tools.session import InferenceSession
 
+PERFORMANCE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
 
 
@@ -21,11 +22,17 @@ def run(path, feed, *, engine="mac256"):
     return session, outputs
 
 
+def documented(row):
+    """Return the cycles that `docs/performance.md` states in the row that begins with ``row``."""
+    (line,) = [line for line in PERFORMANCE.read_text().splitlines() if line.startswith(f"| {row}")]
+    return int(line.split("|")[2].replace(",", ""))
+
+
 def test_digits():
     images, labels = np.load(IMAGES)["image"], np.load(LABELS)
     session, (logits,) = run(MODEL, {"image": images})
     assert (logits.argmax(1) == labels).mean() >= 0.97
-    assert session.report.cycles <= 4_000
+    assert session.report.cycles == pytest.approx(documented("digits"), rel=0.01)
     few = {"image": images[:5]}
     assert summary(check_layers(session, MODEL, few))[1:] == (0, 0)
 
@@ -40,21 +47,23 @@ def test_gemm_reaches_85_percent(tmp_path):
     onnx.save(model, tmp_path / "gemm.onnx")
     session, _ = run(tmp_path / "gemm.onnx", feed)
     assert session.report.utilization >= 0.85
+    assert session.report.cycles == pytest.approx(documented("matrix product 256"), rel=0.01)
 
 
 @pytest.mark.skipif(not MODELS.exists(), reason="the MLPerf Tiny models are not part of the project")
 @pytest.mark.parametrize(
-    "model, data, most_cycles",
+    "model, data, row, most_cycles",
     [
-        ("mlperf_ic_resnet8_int8", "ic_cifar10_200", 55_000),
-        ("mlperf_ad_autoencoder_int8", "ad_windows_120", 6_000),
+        ("mlperf_ic_resnet8_int8", "ic_cifar10_200", "MLPerf Tiny ResNet-8", 55_000),
+        ("mlperf_ad_autoencoder_int8", "ad_windows_120", "MLPerf Tiny autoencoder", 6_000),
     ],
 )
-def test_mlperf_tiny(model, data, most_cycles):
+def test_mlperf_tiny(model, data, row, most_cycles):
     path = MODELS / f"{model}.onnx"
     with np.load(MODELS / "data" / f"{data}.npz") as file:
         feed = dict(file)
     session, _ = run(path, feed)
     assert session.report.cycles <= most_cycles
+    assert session.report.cycles == pytest.approx(documented(row), rel=0.01)
     ten = {name: array[:10] for name, array in feed.items()}
     assert summary(check_layers(session, path, ten))[1:] == (0, 0)
