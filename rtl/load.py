@@ -88,8 +88,7 @@ class Load(wiring.Component):
         first_group = Signal()
         repeat = Signal(4)
         last_ky, last_group, last_row, last_stream = Signal(), Signal(), Signal(), Signal()
-        for flag, counter, limit in ((last_ky, ky, i.kernel_y), (last_group, group, i.groups), (last_row, y, i.tile_rows),
-                                     (last_stream, s, i.streams)):  # fmt: skip
+        for flag, counter, limit in ((last_group, group, i.groups), (last_row, y, i.tile_rows), (last_stream, s, i.streams)):
             m.d.comb += flag.eq(counter == limit)
         fits = Signal()
         limits = [min(config.rows // width, config.unfold_streams) for width in range(1, (1 << len(i.kernel_x)) + 1)]
@@ -114,7 +113,7 @@ class Load(wiring.Component):
         with m.FSM() as fsm:
             with m.State("idle"):
                 m.d.comb += [unit.i.ready.eq(1), unit.idle.eq(1)]
-                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index), tap_base.eq(0)]
+                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index)]
                 with m.If(unit.i.valid):
                     m.next = "operand"
             # The setup's operands are registered, and always one state ahead of their addition.
@@ -122,7 +121,7 @@ class Load(wiring.Component):
                 m.d.sync += [operand.eq(i.x0), base_y.eq(i.y0), y.eq(0), repeat.eq(i.stride_x)]
                 m.next = "first column"
             with m.State("first column"):
-                m.d.comb += augend.eq(tap_base)
+                m.d.comb += augend.eq(0)
                 m.d.sync += [tap_base.eq(moved), operand.eq(i.kernel_x)]
                 m.next = "kernel"
             with m.State("kernel"):
@@ -161,7 +160,7 @@ class Load(wiring.Component):
             with m.State("row"):
                 m.d.comb += augend.eq(base)
                 m.d.sync += [channel_base.eq(moved), tap_base.eq(moved), repeat.eq(repeat - 1)]
-                m.d.sync += [ky.eq(0), channel.eq(0), no_channel.eq(0), group.eq(0), first_group.eq(1)]
+                m.d.sync += [ky.eq(0), last_ky.eq(i.kernel_y == 0), channel.eq(0), no_channel.eq(0), group.eq(0), first_group.eq(1)]
                 with m.If(repeat == 0):
                     m.next = "group"
                 with m.Else():
@@ -178,12 +177,12 @@ class Load(wiring.Component):
                 m.d.sync += [staged_valid.bit_select(s, 1).eq(exists), s.eq(s + 1), tap_base.eq(moved)]
                 with m.If(last_ky):
                     m.d.comb += [augend.eq(channel_base), addend.eq(i.channel_step.as_signed())]
-                    m.d.sync += [channel_base.eq(moved), channel.eq(channel + 1), ky.eq(0)]
+                    m.d.sync += [channel_base.eq(moved), channel.eq(channel + 1), ky.eq(0), last_ky.eq(i.kernel_y == 0)]
                     with m.If(channel == i.channels):
                         m.d.sync += no_channel.eq(1)
                 with m.Else():
                     m.d.comb += [augend.eq(tap_base), addend.eq(i.source_row_step)]
-                    m.d.sync += ky.eq(ky + 1)
+                    m.d.sync += [ky.eq(ky + 1), last_ky.eq(ky + 1 == i.kernel_y)]
                 with m.If(last_stream):
                     m.d.sync += [staged.eq(1), staged_final.eq(last_group & last_row), group.eq(group + 1)]
                     m.next = "group"
@@ -200,19 +199,18 @@ class Load(wiring.Component):
                 pass
 
         # Columns: one group's steps. `column` counts from the first one inside, or is negative left of the tensor.
-        active, final, more = Signal(), Signal(), Signal()
+        active, final, ahead = Signal(), Signal(), Signal()
         valid = Signal(config.unfold_streams)
         column = Signal(signed(13))
-        at_last = Signal()  # early, because all the streams' words wait for it
+        # Found one step early, because all the streams' words wait for them.
+        taking = Signal(config.unfold_streams)
+        at_last = Signal()
         until = Signal(5)
         still = Signal()  # a stride of zero: write the same word again
         words = Signal.like(i.tile_cols)
         dest = Signal(16)
-        inside = Signal()
         step, emit, last_word, advance = Signal(), Signal(), Signal(), Signal()
-        taking = Mux(inside, valid, 0)
         m.d.comb += [
-            inside.eq(more & ~still & (column >= 0)),
             step.eq(active & advance & (streams.ready | ~taking).all()),
             emit.eq(until == 0),
             last_word.eq(words == i.tile_cols),
@@ -222,9 +220,13 @@ class Load(wiring.Component):
         ]
         with m.If(step):
             m.d.sync += [column.eq(column + 1), at_last.eq(column == before_last), until.eq(until - 1)]
-            with m.If(inside & at_last):
-                m.d.sync += more.eq(0)
+            with m.If(at_last & ~ahead):
+                m.d.sync += taking.eq(0)
+            with m.If(ahead & (column == -1)):
+                m.d.sync += [ahead.eq(0), taking.eq(valid)]
             with m.If(emit):
+                with m.If(i.stride_x == 0):
+                    m.d.sync += [ahead.eq(0), taking.eq(0)]
                 m.d.sync += [until.eq(Mux(i.stride_x == 0, 0, i.stride_x - 1)), still.eq(i.stride_x == 0), words.eq(words + 1)]
                 with m.If(last_word):
                     m.d.sync += active.eq(0)
@@ -235,7 +237,8 @@ class Load(wiring.Component):
                 valid.eq(staged_valid),
                 column.eq(Mux(left_of_tensor, i.x0, 0)),
                 at_last.eq(~left_of_tensor & (last == 0)),
-                more.eq(some),
+                ahead.eq(some & left_of_tensor),
+                taking.eq(Mux(some & ~left_of_tensor, staged_valid, 0)),
                 until.eq(i.kernel_x),
                 still.eq(0),
                 words.eq(0),
