@@ -97,7 +97,8 @@ class Builder:
     def value(self, name, real, scale, zero_point, parameters=None):
         """Return the :class:`Value` ``name``; ``real`` is rounded to what the quantised tensor can hold."""
         parameters = parameters or (self.constant("scale", scale), self.constant("zero_point", self.dtype(zero_point)))
-        integers = np.clip(np.rint(real / scale) + zero_point, *self.limits)
+        # A max-pooling window wholly in the padding gives the lowest float.
+        integers = np.clip(np.rint(np.clip(real, -1e30, 1e30) / scale) + zero_point, *self.limits)
         return Value(name, parameters, scale, zero_point, ((integers - zero_point) * scale).astype(np.float32))
 
     def quantise(self, rng, name, real, like=None):
