@@ -1,6 +1,6 @@
 """The host port: Wishbone in, registers and memories out.
 
-Byte addresses of 23 bits, as in :data:`celosia.rtl.csr.WINDOWS`. A write takes two cycles from strobe to acknowledge, a read six (the
+Byte addresses of 23 bits, as in :data:`celosia.rtl.csr.WINDOWS`. A write takes three cycles from strobe to acknowledge, a read seven (the
 memories have registered inputs and outputs). ``err`` answers an access to no window or no register, and any memory access while the engine is
 busy: then the memories belong to the units.
 """
@@ -65,30 +65,25 @@ class Host(wiring.Component):
         m = Module()
         bus, csr = self.bus, self.csr
 
-        # The request is registered first: the system's address decoder and the memories' enables are both slow.
+        # The request is registered first, and decoded before it is passed on: the system's address decoder, this one, and the
+        # memories' enables are all slow.
         addr = Signal(WINDOW_BITS - 2)
         window = Signal(ADDRESS_BITS - WINDOW_BITS)
         sel = Signal(4)
         w_data = Signal(32)
         we = Signal()
-        ports = [csr, *(getattr(self, name) for name in self.MEMORIES)]
-        for port in ports:
-            m.d.comb += [port.addr.eq(addr), port.sel.eq(sel), port.w_data.eq(w_data)]
-
-        with m.Switch(window):
-            for name, port in zip(WINDOWS, ports):
-                with m.Case(WINDOWS[name].number):
-                    m.d.comb += bus.dat_r.eq(port.r_data)
-
         strobe = Signal()
-        allowed = Signal()
-        in_bank = Signal()
-        m.d.comb += in_bank.eq(csr.mapped & ~addr[len(csr.addr) :].any())
+        ports = {WINDOWS[name].number: port for name, port in zip(WINDOWS, (csr, *(getattr(self, name) for name in self.MEMORIES)))}
+        allowed = Signal(max(ports) + 1)
+        in_bank = csr.mapped & ~addr[len(csr.addr) :].any()
+        for number, port in ports.items():
+            m.d.comb += [port.addr.eq(addr), port.sel.eq(sel), port.w_data.eq(w_data)]
+            m.d.comb += [port.we.eq(strobe & allowed[number] & we), port.re.eq(strobe & allowed[number] & ~we)]
+            m.d.sync += allowed[number].eq((window == number) & (in_bank if port is csr else ~self.busy))
         with m.Switch(window):
-            for name, port in zip(WINDOWS, ports):
-                with m.Case(WINDOWS[name].number):
-                    m.d.comb += allowed.eq(in_bank if port is csr else ~self.busy)
-                    m.d.comb += [port.we.eq(strobe & allowed & we), port.re.eq(strobe & allowed & ~we)]
+            for number, port in ports.items():
+                with m.Case(number):
+                    m.d.comb += bus.dat_r.eq(port.r_data)
 
         waited = Signal(range(HostSignature.READ_LATENCY))
         with m.FSM():
@@ -96,11 +91,13 @@ class Host(wiring.Component):
                 m.d.sync += Cat(addr, window).eq(bus.adr)
                 m.d.sync += [sel.eq(bus.sel), w_data.eq(bus.dat_w), we.eq(bus.we), waited.eq(1)]
                 with m.If(bus.cyc & bus.stb):
-                    m.next = "access"
+                    m.next = "decode"
+            with m.State("decode"):
+                m.next = "access"
             with m.State("access"):
-                m.d.comb += strobe.eq(bus.cyc & bus.stb)
-                m.d.comb += [bus.err.eq(strobe & ~allowed), bus.ack.eq(strobe & allowed & we)]
-                with m.If(strobe & allowed & ~we):
+                m.d.comb += strobe.eq(1)
+                m.d.comb += [bus.err.eq(~allowed.any()), bus.ack.eq(allowed.any() & we)]
+                with m.If(allowed.any() & ~we):
                     m.next = "wait for data"
                 with m.Else():
                     m.next = "idle"

@@ -119,9 +119,8 @@ class Top(wiring.Component):
         wiring.connect(m, load.write, activations.write_load)
 
         # Registers
+        m.d.sync += [sequencer.start.eq(csr.control.start), sequencer.abort.eq(csr.control.reset)]
         m.d.comb += [
-            sequencer.start.eq(csr.control.start),
-            sequencer.abort.eq(csr.control.reset),
             sequencer.first.eq(csr.program_start.index),
             csr.status.busy.eq(sequencer.busy),
             csr.status.done.eq(sequencer.done),
@@ -134,7 +133,7 @@ class Top(wiring.Component):
             self.irq.eq((csr.irq_status.as_value() & csr.irq_enable.as_value()).any()),
             self.timeline.eq(sequencer.trace),
             counters.trace.eq(sequencer.trace),
-            counters.clear.eq(csr.control.start & ~sequencer.busy),
+            counters.clear.eq(sequencer.start & ~sequencer.busy),
             counters.busy.eq(sequencer.busy),
             counters.fetched.eq(sequencer.fetched),
         ]
