@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from amaranth.back import verilog
-from amaranth.hdl import *
+from amaranth.hdl import Module
 from amaranth.lib import wiring
 from rich.console import Console
 from rich.table import Table
@@ -39,11 +39,8 @@ class Bare(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         m.submodules.engine = self._engine
-        for name in ("bus", "irq"):
-            if isinstance(getattr(self, name), Value):
-                m.d.comb += self.irq.eq(self._engine.irq)
-            else:
-                wiring.connect(m, wiring.flipped(self.bus), self._engine.bus)
+        m.d.comb += self.irq.eq(self._engine.irq)
+        wiring.connect(m, wiring.flipped(self.bus), self._engine.bus)
         return m
 
 

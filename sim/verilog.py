@@ -11,7 +11,7 @@ __all__ = ["VerilogError", "verilog"]
 
 _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 
-_SYSTEM_FUNCTION = re.compile(r"\\\$procmux\$(\d+) ")
+_SYSTEM_FUNCTION = re.compile(r"\\\$(?:flatten\\\S*?)?procmux\$(\d+) ")
 """What Yosys calls the function of a multiplexer of more than two; Icarus takes the escaped name for a system function."""
 
 _SCRIPTS = {
