@@ -114,7 +114,7 @@ class Node:
 class Conv(Node):
     """Convolution; Gemm and MatMul are 1 × 1 convolutions, or ones whose kernel is the whole map.
 
-    ``weight`` is int8 ``[out, in / group, kernel_y, kernel_x]``; ``bias`` int32 as ONNX has it: the input's zero point is not yet
+    ``weight`` is ``[out, in / group, kernel_y, kernel_x]``, int8, or int16 of nine bits where a zero point was taken off; ``bias`` int32 as ONNX has it: the input's zero point is not yet
     folded in. ``pads`` are (top, left, bottom, right) and read as the input's zero point.
     """
 

@@ -210,11 +210,11 @@ def _equal_divisors(node, graph, dest):
 
 
 def _packed_weights(node, tensor, unfold, config):
-    """Return the weights as int8 ``[kernel_y, kernel_x, blocks, rows, out]`` in the order in which the array meets them."""
+    """Return the weights as ``[kernel_y, kernel_x, blocks, rows, out]`` in the order in which the array meets them."""
     weight = np.ascontiguousarray(node.weight)
     out, _, kernel_y, kernel_x = weight.shape
     if node.group > 1:
-        full = np.zeros((out, tensor.channels, kernel_y, kernel_x), np.int8)
+        full = np.zeros((out, tensor.channels, kernel_y, kernel_x), weight.dtype)
         per_out, per_in = out // node.group, tensor.channels // node.group
         for group in range(node.group):
             o, c = group * per_out, group * per_in
@@ -238,7 +238,10 @@ def _packed_weights(node, tensor, unfold, config):
 
 
 def _conv_columns(node, tensor, unfold, config):
-    """One column tile per ``cols`` output channels; blocks in which all its weights are zero are left out at both ends."""
+    """One column tile per ``cols`` output channels; blocks in which all its weights are zero are left out at both ends.
+
+    Weights beyond int8 are sums of int8 ones: what is left over gets chunks of its own, for the few tiles where there is any.
+    """
     packed = _packed_weights(node, tensor, unfold, config)
     columns = []
     for number, first in enumerate(range(0, packed.shape[-1], config.cols)):
@@ -246,24 +249,46 @@ def _conv_columns(node, tensor, unfold, config):
         weights = np.pad(weights, [(0, 0)] * 4 + [(0, config.cols - weights.shape[-1])])
         used = np.flatnonzero(weights.any(axis=(0, 1, 3, 4)))
         low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)
-        chunks = tuple(
-            Chunk(
-                ky=ky,
-                kx=kx,
-                kernel_y=weights[ky : ky + MAX_KERNEL].shape[0],
-                kernel_x=weights[:, kx : kx + MAX_KERNEL].shape[1],
-                block=block,
-                blocks=min(block + MAX_BLOCKS, high) - block,
-                weights=np.ascontiguousarray(
-                    weights[ky : ky + MAX_KERNEL, kx : kx + MAX_KERNEL, block : min(block + MAX_BLOCKS, high)]
-                ).reshape(-1, config.rows, config.cols),
-            )
-            for ky in range(0, weights.shape[0], MAX_KERNEL)
-            for kx in range(0, weights.shape[1], MAX_KERNEL)
-            for block in range(int(low), int(high), MAX_BLOCKS)
-        )
-        columns.append(Column(chunks=chunks, out_block=number // config.slots, slot=number % config.slots))
+        part = np.clip(weights, -128, 127)
+        boxes = [((0, weights.shape[0]), (0, weights.shape[1]), (int(low), int(high)))]
+        chunks = [chunk for box in boxes for chunk in _chunks(part, box)]
+        while (weights := weights - part).any():
+            part = np.clip(weights, -128, 127)
+            chunks += [chunk for box in _boxes(part.any(axis=(3, 4))) for chunk in _chunks(part, box)]
+        columns.append(Column(chunks=tuple(chunks), out_block=number // config.slots, slot=number % config.slots))
     return columns
+
+
+def _chunks(weights, box):
+    """Yield the EXECUTE-sized pieces of a box of weight tiles ``[kernel_y, kernel_x, blocks, rows, cols]``."""
+    limits = MAX_KERNEL, MAX_KERNEL, MAX_BLOCKS
+    starts = [range(low, high, limit) for (low, high), limit in zip(box, limits)]
+    for ky, kx, block in itertools.product(*starts):
+        sizes = [min(at + limit, high) - at for at, limit, (_, high) in zip((ky, kx, block), limits, box)]
+        part = weights[ky : ky + sizes[0], kx : kx + sizes[1], block : block + sizes[2]]
+        yield Chunk(
+            ky=ky,
+            kx=kx,
+            kernel_y=sizes[0],
+            kernel_x=sizes[1],
+            block=block,
+            blocks=sizes[2],
+            weights=np.ascontiguousarray(part, np.int8).reshape(-1, *weights.shape[3:]),
+        )
+
+
+def _boxes(used, start=(0, 0, 0)):
+    """Cut the True cells of a three-dimensional array into boxes ``(low, high)`` per axis that no empty plane crosses."""
+    for axis in range(3):
+        planes = np.flatnonzero(used.any(axis=tuple(other for other in range(3) if other != axis)))
+        runs = np.split(planes, np.flatnonzero(np.diff(planes) > 1) + 1)
+        if len(runs) > 1 or len(planes) < used.shape[axis]:
+            found = []
+            for run in runs:
+                inner = used.take(range(run[0], run[-1] + 1), axis)
+                found += _boxes(inner, tuple(at + int(run[0]) * (a == axis) for a, at in enumerate(start)))
+            return found
+    return [tuple((at, at + size) for at, size in zip(start, used.shape))]
 
 
 def _channel_columns(node, source, pixels, config):

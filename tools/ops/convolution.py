@@ -27,15 +27,9 @@ def weights_are_constant(operation, features):
     return "w" in operation.operands
 
 
-def weights_are_int8(operation, features):
-    """Weights must be int8, not uint8: quantise them with weight_type=QInt8."""
-    return operation.operands["w"].dtype == np.int8
-
-
-def weights_are_symmetric(operation, features):
-    """The zero point of the weights must be 0: quantise them symmetrically."""
-    zero_point = operation.operands.get("w_zero_point")
-    return zero_point is None or not zero_point.any()
+def weights_are_8_bit(operation, features):
+    """Weights must be int8 or uint8, with a constant zero point."""
+    return operation.operands["w"].dtype in (np.int8, np.uint8)
 
 
 def bias_is_constant(operation, features):
@@ -56,7 +50,7 @@ def output_is_8_bit(operation, features):
 def accumulator_bounds(weight, bias, zero_point):
     """Return per output channel the largest magnitude of any sum that forms there, in int64.
 
-    ``weight`` is int8 ``[out, …]``. Covers the bare products, as the array sums them; the bias with the zero point
+    ``weight`` is integer ``[out, …]``. Covers the bare products, as the array sums them; the bias with the zero point
     folded in; and the sum of both, for inputs −128…127.
     """
     flat = weight.reshape(len(weight), -1).astype(np.int64)
@@ -64,6 +58,18 @@ def accumulator_bounds(weight, bias, zero_point):
     high, low = 127 * positive - 128 * negative, -128 * positive + 127 * negative
     folded = bias.astype(np.int64) - zero_point * flat.sum(1)
     return np.max(np.abs([low, high, folded, low + folded, high + folded]), axis=0)
+
+
+def centred_weights(operation, *, axis):
+    """Return the weights less their zero point, ``axis`` being that of the output channels: int8, or int16 where they are wider."""
+    weight, zero_point = operation.operands["w"], operation.operands.get("w_zero_point")
+    wide = weight.astype(np.int16)
+    if zero_point is not None:
+        shape = [1] * weight.ndim
+        shape[axis] = zero_point.size
+        wide -= zero_point.astype(np.int16).reshape(shape)
+    narrow = wide.astype(np.int8)
+    return narrow if (narrow == wide).all() else wide
 
 
 def _scales(operation, channels):
@@ -110,7 +116,7 @@ def _node(operation, view, output, weight, **shape):
 def lower_convolution(operation, features):
     """Lower ``QLinearConv``; a 1-D convolution is one of height 1."""
     view = features.map(operation.inputs[0], "x", operation)
-    weight = operation.operands["w"]
+    weight = centred_weights(operation, axis=0)
     if weight.ndim == 3:
         weight = weight[:, :, None, :]
     tensor = view.tensor
@@ -139,16 +145,17 @@ def lower_product(operation, features):
         raise Refused("The engine folds Pad into a convolution or pooling only.")
     if operation.attributes.get("transA", 0):
         index = index.T
-    weight = operation.operands["w"]
-    if weight.ndim != 2:
+    if operation.operands["w"].ndim != 2:
         raise Refused("The weights of a matrix product must have two dimensions.")
-    if not operation.attributes.get("transB", 0):
+    transposed = operation.attributes.get("transB", 0)
+    weight = centred_weights(operation, axis=0 if transposed else 1)
+    if not transposed:
         weight = weight.T
     length = weight.shape[1]
     rows = index.reshape(-1, length)
     pixels = tensor.height * tensor.width
     if len(rows) == 1 and length == tensor.elements:
-        kernel = np.zeros((len(weight), length), np.int8)
+        kernel = np.zeros((len(weight), length), weight.dtype)
         kernel[:, rows[0]] = weight
         kernel = kernel.reshape(len(weight), tensor.channels, tensor.height, tensor.width)
         output = features.output(operation, channels=len(weight), height=1, width=1)
@@ -163,7 +170,7 @@ def lower_product(operation, features):
     return Lowered(node=_node(operation, view, output, kernel), view=output)
 
 
-_COMMON = (weights_are_constant, bias_is_constant, weights_are_int8, weights_are_symmetric, quantised_per_tensor, output_is_8_bit)
+_COMMON = (weights_are_constant, bias_is_constant, weights_are_8_bit, quantised_per_tensor, output_is_8_bit)
 
 FAMILIES = (
     Family(

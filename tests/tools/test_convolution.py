@@ -1,0 +1,114 @@
+"""Convolutions and matrix products of every form on the golden executor, and some on the simulated RTL: ONNX Runtime's integers."""
+
+import dataclasses
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from celosia.rtl.config import PRESETS
+from celosia.sim.executor import instructions_of
+from celosia.tools.compiler.importer import session_options
+from celosia.tools.session import InferenceSession
+
+TEST = PRESETS["test"]
+ROOMY = dataclasses.replace(TEST, name="roomy", act_depth=1 << 14, weight_tiles=1 << 14, param_depth=1 << 12, program_depth=1 << 12)
+MICROSOFT = "com.microsoft"
+
+
+class Graph:
+    """Collects nodes and constants of a small model; scales and zero points are given as numbers."""
+
+    def __init__(self):
+        self.nodes, self.constants = [], []
+
+    def constant(self, array):
+        self.constants.append(numpy_helper.from_array(np.asarray(array), f"c{len(self.constants)}"))
+        return self.constants[-1].name
+
+    def node(self, operator, inputs, **attributes):
+        names = [one if isinstance(one, str) else self.constant(one) for one in inputs]
+        domain = MICROSOFT if operator in ("QGemm", "QLinearAveragePool", "QLinearGlobalAveragePool") else ""
+        self.nodes.append(helper.make_node(operator, names, [f"v{len(self.nodes)}"], f"n{len(self.nodes)}", domain=domain, **attributes))
+        return self.nodes[-1].output[0]
+
+    def save(self, path, shape, dtype, outputs):
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        graph = helper.make_graph(
+            self.nodes,
+            "graph",
+            [helper.make_tensor_value_info("x", kind, shape)],
+            [onnx.ValueInfoProto(name=name) for name in outputs],
+            self.constants,
+        )
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+        return path
+
+
+def integers(rng, shape, dtype):
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max + 1, shape).astype(dtype)
+
+
+def check(path, x, *, engine=ROOMY, on="golden", host=0):
+    """Run the model with input ``x`` and compare with ONNX Runtime, which sees the whole batch at once; return the session."""
+    session = InferenceSession(path, engine, on)
+    rows = [row for row in session.model.nodes if row[2] == "host"]
+    assert len(rows) == host, rows
+    ours = session.run(None, {"x": x})
+    reference = onnxruntime.InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
+    batch = reference.get_inputs()[0].shape[0]
+    parts = [reference.run(None, {"x": x[n : n + batch]}) for n in range(0, len(x), batch)]
+    for name, found, *expected in zip([value.name for value in reference.get_outputs()], ours, *parts):
+        expected = np.concatenate([array.reshape(-1, *array.shape[1:]) for array in expected])
+        assert np.array_equal(found.reshape(expected.shape), expected), (name, int((found.reshape(expected.shape) != expected).sum()))
+    return session
+
+
+def convolution(rng, *, dtype, weight_dtype, zero_point, shape, weight_shape, sparse=1.0, **attributes):
+    """Return a :class:`Graph` of one QLinearConv and its output; scales keep the result within 8 bits."""
+    weight = integers(rng, weight_shape, weight_dtype)
+    weight = np.where(rng.random(weight_shape) < sparse, weight, weight_dtype(zero_point)).astype(weight_dtype)
+    channels = weight_shape[0]
+    fan_in = np.prod(weight_shape[1:])
+    per_channel = rng.random() < 0.5
+    scale = np.float32(0.02 * rng.uniform(0.5, 1.5, channels if per_channel else 1) / 60 / np.sqrt(fan_in))
+    zeros = np.full(scale.shape, zero_point, weight_dtype)
+    graph = Graph()
+    offset = np.iinfo(dtype).min
+    inputs = ["x", np.float32(0.03), dtype(offset + rng.integers(256)), weight, scale, zeros, np.float32(0.0271 * 0.03)]
+    inputs += [dtype(offset + rng.integers(256)), rng.integers(-9000, 9000, channels).astype(np.int32)]
+    return graph, graph.node("QLinearConv", inputs, **attributes)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_weights_with_a_zero_point(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    # ONNX Runtime has no kernel for int8 activations with uint8 weights.
+    dtype, weight_dtype = [(np.uint8, np.uint8), (np.uint8, np.int8), (np.int8, np.int8)][seed % 3]
+    limits = np.iinfo(weight_dtype)
+    zero_point = int(rng.choice([limits.min, limits.max, rng.integers(limits.min, limits.max)]))
+    group = int(rng.choice([1, 1, 3]))
+    shape = (1, 3 * int(rng.integers(1, 4)), int(rng.integers(3, 8)), int(rng.integers(3, 8)))
+    weight_shape = (3 * int(rng.integers(1, 5)), shape[1] // group, int(rng.integers(1, 4)), int(rng.integers(1, 4)))
+    facts = {"dtype": dtype, "weight_dtype": weight_dtype, "zero_point": zero_point, "shape": shape, "sparse": rng.uniform(0.02, 1)}
+    graph, y = convolution(rng, weight_shape=weight_shape, group=group, pads=[1, 0, 1, 2], **facts)
+    check(graph.save(tmp_path / "net.onnx", shape, dtype, [y]), integers(rng, (4, *shape[1:]), dtype))
+
+
+def test_only_tiles_with_a_remainder_take_further_passes(tmp_path):
+    graph = Graph()
+    weight = np.full((4, 12, 3, 3), 200, np.uint8)
+    weight[1, 5, 1, 2] = 20  # 180 below the zero point
+    weight[2, 9, 1, 1:] = 10
+    weight[:, 0] = 202
+    inputs = ["x", np.float32(0.03), np.uint8(7), weight, np.float32(0.01), np.uint8(200), np.float32(0.1), np.uint8(130)]
+    y = graph.node("QLinearConv", inputs)
+    path = graph.save(tmp_path / "net.onnx", (1, 12, 5, 5), np.uint8, [y])
+    session = check(path, integers(np.random.default_rng(0), (3, 12, 5, 5), np.uint8))
+    (program,) = (segment.program for segment in session.model.segments)
+    passes = [i.kernel_y * i.kernel_x * i.blocks for i in instructions_of(program) if i is not None and i.opcode.name == "EXECUTE"]
+    assert passes == [27, 4]
