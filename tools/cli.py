@@ -1,4 +1,8 @@
-"""The command ``celosia``: arguments, and errors as one sentence. The commands themselves are in :mod:`celosia.tools.commands`."""
+"""The command ``celosia``: arguments, and errors as one sentence. The commands themselves are in :mod:`celosia.tools.commands`.
+
+Exit codes: 0; 1 after an error, or a difference from ONNX Runtime; 2 for wrong arguments; 3 where `explain` finds a node on the
+host; 130 after an interrupt.
+"""
 
 import argparse
 import importlib
@@ -30,6 +34,8 @@ def parser():
         "--engine", metavar="PRESET|FILE.json", default="mac256",
         help=f"the engine's configuration: {', '.join(PRESETS)}, or a JSON file (default mac256)",
     )  # fmt: skip
+    strict = argparse.ArgumentParser(add_help=False)
+    strict.add_argument("--strict", action="store_true", help="refuse a model of which a node would run on the host")
     backend = argparse.ArgumentParser(add_help=False)
     backend.add_argument(
         "--on", choices=BACKENDS, default="verilator",
@@ -44,7 +50,7 @@ def parser():
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", parents=[debug, *parents]
         )
 
-    run = command("run", "run a model on the engine and report cycles per layer", engine, backend)
+    run = command("run", "run a model on the engine and report cycles per layer", engine, backend, strict)
     run.add_argument("model", metavar="MODEL.onnx|PROGRAM", help="a quantised ONNX model, or a file of `celosia compile`")
     run.add_argument(
         "--input", metavar="IN.npz|IN.npy", required=True,
@@ -56,10 +62,9 @@ def parser():
         help="compare every output element with ONNX Runtime, or with =layers every intermediate tensor too; "
         "exit code 1 on any difference",
     )  # fmt: skip
-    run.add_argument("--strict", action="store_true", help="refuse a model of which a node would run on the host")
     run.add_argument("--limit", metavar="N", type=int, help="run only the first N inferences")
 
-    build = command("compile", "compile a model into a program file", engine)
+    build = command("compile", "compile a model into a program file", engine, strict)
     build.add_argument("model", metavar="MODEL.onnx")
     build.add_argument("-o", "--output", metavar="PROGRAM", help="the program file to write")
     build.add_argument(
@@ -68,9 +73,11 @@ def parser():
     build.add_argument("--listing", action="store_true", help="print the instructions")
 
     explain = command(
-        "explain", "say of each node where it runs, and why not on the engine; exit code 0 if the engine runs all", engine
-    )
+        "explain", "say of each node where it runs, why not on the engine, and what to do; exit code 0 if the engine runs all nodes, "
+        "3 if the host runs one", engine,
+    )  # fmt: skip
     explain.add_argument("model", metavar="MODEL.onnx")
+    explain.add_argument("--json", metavar="FILE", help="write the explanation as JSON")
     command("engines", "list the engine presets")
     command("ops", "list the supported operators and their constraints")
     demo = command("demo", "run handwritten digits through a small network and check every number", engine, backend)
@@ -79,7 +86,7 @@ def parser():
 
 
 def main(argv=None):
-    """Run the command line; return the exit code: 0, or 1 after an error or a difference."""
+    """Run the command line; return the exit code."""
     options = parser().parse_args(argv)
     debug = getattr(options, "debug", False)
     try:
@@ -101,7 +108,8 @@ def main(argv=None):
 
 
 def _fail(problem, code=1):
-    print(f"celosia: {problem}", file=sys.stderr)
+    for line in str(problem).splitlines() or [""]:
+        print(f"celosia: {line}", file=sys.stderr)
     return code
 
 

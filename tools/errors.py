@@ -1,6 +1,6 @@
 """What can go wrong for a user: each class takes the facts and builds the one sentence the user reads."""
 
-__all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "UnsupportedOperator"]
+__all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "HostNodes", "UnsupportedOperator"]
 
 from celosia.rtl.config import BadConfig as _BadConfig
 
@@ -32,6 +32,20 @@ class UnsupportedOperator(CelosiaError):
 
     def __init__(self, file, node, operator, reason):
         super().__init__(f"{file}: node {node!r} ({operator}): {reason}")
+
+
+class HostNodes(CelosiaError):
+    """Nodes on the host where ``--strict`` allows none: one sentence each, on a line of its own.
+
+    ``nodes`` are ``(name, operator, reason, suggestion)``.
+    """
+
+    def __init__(self, file, nodes):
+        lines = [
+            f"{file}: node {name!r} ({operator}): {reason.rstrip('.')}; --strict allows no node on the host"
+            for name, operator, reason, _ in nodes
+        ]
+        super().__init__("\n".join(lines))
 
 
 class BadInput(CelosiaError):

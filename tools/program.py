@@ -18,7 +18,7 @@ from celosia.tools.errors import BadProgram
 
 __all__ = ["EngineSegment", "HostSegment", "Layer", "Model", "Port", "Program", "is_program_file", "load", "save"]
 
-FORMAT = "celosia-program 1"
+FORMAT = "celosia-program 2"
 ZIP_MAGIC = b"PK"
 
 
@@ -85,7 +85,7 @@ class HostSegment:
     onnx: bytes
     inputs: tuple
     outputs: tuple
-    nodes: tuple  # (name, operator, reason)
+    nodes: tuple  # (name, operator, reason, suggestion)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,12 @@ class Model:
     inputs: tuple
     outputs: tuple
     segments: tuple
-    nodes: tuple = field(default=())  # rows of `celosia explain`: (name, operator, where, reason)
+    nodes: tuple = field(default=())  # rows of `celosia explain`: (name, operator, where, reason, suggestion)
+
+    @property
+    def host_nodes(self):
+        """``(name, operator, reason, suggestion)`` of each node that ONNX Runtime runs."""
+        return tuple(node for segment in self.segments if isinstance(segment, HostSegment) for node in segment.nodes)
 
 
 def is_program_file(path):

@@ -137,10 +137,10 @@ def operators_page():
         NOTE,
         "# Operators on the engine",
         "`celosia ops` prints this table. A node that meets all sentences of its family runs on the engine; any other node runs in ONNX "
-        "Runtime between engine segments, and `celosia explain MODEL.onnx` says which sentence it misses.",
+        "Runtime between engine segments, and `celosia explain MODEL.onnx` says which sentence it misses. In italics: what to do about it.",
     ]
-    for family, operators, sentences in ops.rows():
-        listed = "\n".join(f"- {sentence}" for sentence in sentences)
+    for family, operators, rules in ops.rows():
+        listed = "\n".join(f"- {sentence}" + (f" *{suggestion}*" if suggestion else "") for sentence, suggestion in rules)
         parts.append(f"## {family}\n\n{', '.join(f'`{operator}`' for operator in operators)}\n\n{listed}")
     return "\n\n".join(parts) + "\n"
 

@@ -36,7 +36,8 @@ class LayerReport:
 
     def to_dict(self):
         """Return what `--json` writes of the layer."""
-        return {key: getattr(self, key) for key in ("name", "operator", "where", "cycles", "macs", "utilization")}
+        keys = ("name", "operator", "where", "cycles", "macs", "utilization", *(("reason",) if self.where == "host" else ()))
+        return {key: getattr(self, key) for key in keys}
 
 
 @dataclass(kw_only=True)
@@ -122,7 +123,7 @@ class Report:
 
     def add_host(self, segment):
         """Append the nodes of a host segment."""
-        for name, operator, reason in segment.nodes:
+        for name, operator, reason, _ in segment.nodes:
             self.layers.append(
                 LayerReport(name=name, operator=operator, where="host", cycles=None, macs=0, utilization=None, reason=reason)
             )

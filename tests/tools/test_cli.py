@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 from graph_builder import Builder
-from onnx import TensorProto, helper
 from random_graphs import Recipe, Step, build
 
 import celosia
@@ -111,19 +110,6 @@ def test_engine_from_a_file(net, capsys):
     assert call(capsys, "run", "net.onnx", "--input", "in.npz", "--engine", "mine.json", "--on", "golden")[0] == 0
 
 
-def test_explain_is_0_where_the_engine_runs_all(net, capsys):
-    code, out, _ = call(capsys, "explain", "net.onnx")
-    assert code == 0
-    assert "Gemm" in out and "engine" in out
-
-
-def test_explain_is_1_and_says_why_where_it_does_not(net, capsys):
-    save_with_host_node("host.onnx")
-    code, out, _ = call(capsys, "explain", "host.onnx")
-    assert code == 1
-    assert "CumSum" in out and "host" in out
-
-
 def test_engines_and_ops_list_everything(capsys):
     code, out, _ = call(capsys, "engines")
     assert code == 0 and all(name in out and f"{PRESETS[name].digest:08x}" in out for name in PRESETS)
@@ -148,34 +134,9 @@ def test_version_of_the_installed_command(command):
 # What goes wrong -----------------------------------------------------------------------------------------------------
 
 
-def save_with_host_node(path):
-    """A Conv, then a CumSum, which no engine has, then a Conv."""
-    rng = np.random.default_rng(0)
-    builder = Builder(form="qdq", unsigned=False)
-    value = builder.input(rng, (2, 4, 4), count=2)
-    options = {"kernel_shape": [1, 1]}
-    value = builder.weighted(rng, "Conv", value, (2, 2, 1, 1), 0, per_channel=False, bias=True, attributes=options)
-    axis = builder.constant("axis", np.int64(3))
-    name = builder.node("CumSum", [builder.dequantise(value), axis])
-    value = builder.quantise(rng, name, np.cumsum(value.sample, 3))
-    value = builder.weighted(rng, "Conv", value, (2, 2, 1, 1), 0, per_channel=False, bias=True, attributes=options)
-    builder.output(value)
-    onnx.save(builder.model("host"), path)
-    np.savez("host.npz", **builder.samples)
-
-
 def truncated():
     data = open("net.onnx", "rb").read()
     open("bad.onnx", "wb").write(data[: len(data) // 2])
-
-
-def float_model():
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])], "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
-    )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "bad.onnx")
 
 
 def unknown_operator():
@@ -203,8 +164,6 @@ X = np.zeros((4, 3, 6, 6), np.int8)
 BAD_MODELS = [
     (truncated, "bad.onnx: is not an ONNX file, or is cut short; export or download it again"),
     (text_file, "bad.onnx: is not an ONNX file, or is cut short; export or download it again"),
-    (float_model, "bad.onnx: is a float model: no node of it is quantised; quantise it first, for example with "
-                  "onnxruntime.quantization.quantize_static"),
     (unknown_operator, "bad.onnx: node 'Relu_12' (Frobnicate): no operator of this name in ONNX operator set 17"),
     (dynamic_shape, "bad.onnx: input 'input0' has a dynamic shape: dimension 2 is 'height'; export it with a fixed shape, or fix "
                     "it with python -m onnxruntime.tools.make_dynamic_shape_fixed"),
@@ -322,15 +281,6 @@ def test_network_that_does_not_fit_names_memory_and_bytes(net, capsys):
     assert code == 1
     assert "the activation memory is " in err and "bytes too small" in err and err.count("\n") == 1
     assert not (net / "large.celosia").exists()
-
-
-def test_strict_refuses_host_nodes(net, capsys):
-    save_with_host_node("host.onnx")
-    assert call(capsys, "run", "host.onnx", "--input", "host.npz", "--check", *GOLDEN)[0] == 0
-    code, _, err = call(capsys, "run", "host.onnx", "--input", "host.npz", "--strict", *GOLDEN)
-    assert code == 1
-    assert "(CumSum)" in err and err.endswith("--strict allows no node on the host\n")
-    assert call(capsys, "run", "net.onnx", "--input", "in.npz", "--strict", *GOLDEN)[0] == 0
 
 
 def test_output_that_cannot_be_written(net, capsys):

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from celosia.tools.compiler.importer import load
+from celosia.tools.compiler.importer import load, refuse_float
 from celosia.tools.compiler.legalise import legalise
 from celosia.tools.errors import BadModel, UnsupportedOperator
 
@@ -67,10 +67,13 @@ def test_files_that_are_something_else(tmp_path):
 
 
 def test_a_float_model_is_told_to_be_quantised(tmp_path):
-    text = sentence(tmp_path, model([helper.make_node("MatMul", ["x", "w"], ["y"])], kind=TensorProto.FLOAT))
-    assert text == (
+    path = tmp_path / "net.onnx"
+    onnx.save(model([helper.make_node("MatMul", ["x", "w"], ["y"])], kind=TensorProto.FLOAT), path)
+    with pytest.raises(BadModel) as caught:
+        refuse_float(path)
+    assert str(caught.value) == (
         "net.onnx: is a float model: no node of it is quantised; "
-        "quantise it first, for example with onnxruntime.quantization.quantize_static"
+        "quantise it first: celosia quantize net.onnx --calibration DATA.npz -o net_int8.onnx"
     )
 
 
@@ -79,13 +82,6 @@ def test_a_dynamic_shape_names_input_and_dimension(tmp_path):
     assert text == (
         "net.onnx: input 'x' has a dynamic shape: dimension 2 is 'height'; export it with a fixed shape, "
         "or fix it with python -m onnxruntime.tools.make_dynamic_shape_fixed"
-    )
-
-
-def test_a_fixed_batch_is_refused(tmp_path):
-    text = sentence(tmp_path, model([dequantise()], shape=(8, 4)))
-    assert text == (
-        "net.onnx: input 'x' has a fixed batch of 8; the engine runs one inference at a time: export it with a batch of 1"
     )
 
 

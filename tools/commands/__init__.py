@@ -2,10 +2,5 @@
 
 import onnxruntime
 
-__all__ = ["AT_THE_ENDS"]
-
-AT_THE_ENDS = ("QuantizeLinear", "DequantizeLinear", "Softmax")
-"""Operators that belong on the host where a graph begins or ends."""
-
 # What ONNX Runtime thinks of a model's style is not for the user of a command; errors still are.
 onnxruntime.set_default_logger_severity(3)

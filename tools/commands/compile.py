@@ -2,7 +2,9 @@
 
 from celosia.tools import program as programs
 from celosia.tools.commands.console import output
+from celosia.tools.commands.run import refuse_host_nodes
 from celosia.tools.compiler import pipeline
+from celosia.tools.compiler.importer import refuse_float
 from celosia.tools.compiler.sinks import listing
 from celosia.tools.errors import BadConfig
 from celosia.tools.files import replacing
@@ -20,7 +22,10 @@ def run(options):
             raise BadConfig(f"--dump-after must be one of {', '.join(pipeline.PASSES)}, not {name!r}")
     if not (options.output or options.dump_after or options.listing):
         raise BadConfig("nothing to do: give -o PROGRAM, --dump-after PASS or --listing")
+    refuse_float(options.model)
     model = pipeline.compile_model(options.model, config, observe=lambda name, result: _dump(options, name, result))
+    if options.strict:
+        refuse_host_nodes(model)
     for segment in model.segments:
         if isinstance(segment, EngineSegment) and options.listing:
             print(listing(segment.program))

@@ -1,32 +1,65 @@
 """``celosia explain``."""
 
+import json
 from collections import Counter
 
+from rich.markup import escape
 from rich.table import Table
 
-from celosia.tools.commands import AT_THE_ENDS
 from celosia.tools.commands.console import output
 from celosia.tools.compiler.frontend import lower
+from celosia.tools.compiler.pipeline import compile_frontend
+from celosia.tools.errors import DoesNotFit
+from celosia.tools.files import replacing
+from celosia.tools.session import engine_config
 
-__all__ = ["run"]
+__all__ = ["ON_THE_HOST", "run"]
+
+ON_THE_HOST = 3
+"""The exit code where the host runs a node."""
 
 
 def run(options):
-    """Print a row for each node; return 1 if the host has to run one that does not belong there."""
+    """Print a row for each node; return 0 if all run on the engine, else :data:`ON_THE_HOST`."""
+    config = engine_config(options.engine)
     found = lower(options.model)
-    rows = Table(title=found.file, title_justify="left")
-    for title in ("node", "operator", "where", "why"):
-        rows.add_column(title, overflow="fold", no_wrap=title == "where")
-    for name, operator, where, reason in found.rows:
-        rows.add_row(name, operator, where, reason, style={"host": "yellow", "removed": "dim"}.get(where))
-    counts = Counter(where for _, _, where, _ in found.rows)
-    off = Counter(operator for _, operator, where, _ in found.rows if where == "host" and operator not in AT_THE_ENDS)
+    if options.json:
+        with replacing(options.json) as path:
+            path.write_text(json.dumps(_document(found, config), indent=2) + "\n")
+    counts = Counter(where for _, _, where, _, _ in found.rows)
     console = output()
-    console.print(rows)
+    console.print(_table(found))
     console.print(
         f"{counts['engine']} nodes on the engine, {counts['host']} on the host, {counts['removed']} need not be computed"
     )
-    if off:
-        listed = ", ".join(f"{operator} × {count}" if count > 1 else operator for operator, count in off.items())
-        console.print(f"[yellow]on the host between engine nodes or instead of them: {listed}[/]")
-    return 1 if off else 0
+    for suggestion, names in _suggestions(found).items():
+        console.print(f"[yellow]{escape(', '.join(names))}[/]: {escape(suggestion)}")
+    try:
+        compile_frontend(found, config)
+    except DoesNotFit as problem:
+        console.print(f"[red]{config.name} cannot run it: {escape(str(problem))}[/]")
+        return 1
+    return ON_THE_HOST if counts["host"] else 0
+
+
+def _table(found):
+    rows = Table(title=found.file, title_justify="left")
+    for title in ("node", "operator", "where", "why"):
+        rows.add_column(title, overflow="fold", no_wrap=title == "where")
+    for name, operator, where, reason, _ in found.rows:
+        rows.add_row(escape(name), operator, where, escape(reason), style={"host": "yellow", "removed": "dim"}.get(where))
+    return rows
+
+
+def _suggestions(found):
+    """Return the nodes on the host by what the user can do about them."""
+    names = {}
+    for name, _, where, _, suggestion in found.rows:
+        if where == "host" and suggestion:
+            names.setdefault(suggestion, []).append(name)
+    return names
+
+
+def _document(found, config):
+    keys = ("name", "operator", "where", "reason", "suggestion")
+    return {"model": found.file, "engine": config.name, "nodes": [dict(zip(keys, row)) for row in found.rows]}

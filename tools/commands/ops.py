@@ -14,7 +14,7 @@ def run(options):
     table.add_column("family")
     table.add_column("ONNX operators", overflow="fold")
     table.add_column("on the engine if")
-    for family, operators, sentences in ops.rows():
-        table.add_row(family, ", ".join(operators), "\n".join(sentences))
+    for family, operators, rules in ops.rows():
+        table.add_row(family, ", ".join(operators), "\n".join(sentence for sentence, _ in rules))
     output().print(table)
     return 0

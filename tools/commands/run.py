@@ -4,18 +4,19 @@ import json
 from contextlib import nullcontext
 
 import numpy as np
+from rich.markup import escape
 
 from celosia.tools.check import check_layers, check_outputs, summary
-from celosia.tools.commands import AT_THE_ENDS
 from celosia.tools.commands.console import output, progress, status
-from celosia.tools.errors import BadConfig, BadProgram, UnsupportedOperator
+from celosia.tools.compiler.importer import refuse_float
+from celosia.tools.errors import BadConfig, BadProgram, HostNodes
 from celosia.tools.files import read_inputs, replacing
-from celosia.tools.program import HostSegment, is_program_file
+from celosia.tools.program import is_program_file
 from celosia.tools.report import table
 from celosia.tools.session import InferenceSession, check_feed
 from celosia.tools.timeline import timeline
 
-__all__ = ["execute", "print_comparison", "run", "write_files"]
+__all__ = ["execute", "print_comparison", "refuse_host_nodes", "run", "write_files"]
 
 SHOWN = 10
 """Tensors with differences that are listed by name."""
@@ -27,6 +28,8 @@ def run(options):
         raise BadProgram(options.model, "--check compares with ONNX Runtime and needs the ONNX file: run that instead")
     if options.limit is not None and options.limit < 1:
         raise BadConfig(f"--limit must be at least 1, not {options.limit}")
+    if not is_program_file(options.model):
+        refuse_float(options.model)
     with status("compiling"):
         session = InferenceSession(options.model, options.engine, options.on)
     if options.strict:
@@ -37,17 +40,22 @@ def run(options):
     found = compare(session, options, feed, outputs) if options.check else None
     write_files(session, options, outputs)
     output().print(table(session.report))
+    print_host_nodes(session.model)
     return print_comparison(found) if options.check else 0
 
 
-def refuse_host_nodes(model):
-    """Raise :exc:`UnsupportedOperator` for a node on the host, if there is one."""
-    nodes = [node for segment in model.segments if isinstance(segment, HostSegment) for node in segment.nodes]
+def print_host_nodes(model):
+    """Name the nodes that ONNX Runtime ran."""
+    nodes = model.host_nodes
     if nodes:
-        # The ends of a graph are the least surprising: another node, if there is one, is what the user wants to hear of.
-        name, operator, reason = min(nodes, key=lambda node: node[1] in AT_THE_ENDS)
-        reason = f"{reason.rstrip('.')}; " if reason else ""
-        raise UnsupportedOperator(model.source, name, operator, f"{reason}--strict allows no node on the host")
+        names = ", ".join(f"{name} ({operator})" for name, operator, _, _ in nodes)
+        output().print(f"[yellow]on the host, in ONNX Runtime: {escape(names)}[/]; `celosia explain` says why")
+
+
+def refuse_host_nodes(model):
+    """Raise :exc:`HostNodes` if a node runs on the host."""
+    if model.host_nodes:
+        raise HostNodes(model.source, model.host_nodes)
 
 
 def execute(session, feed):

@@ -6,7 +6,7 @@ from celosia.tools.compiler import ir
 from celosia.tools.compiler.fuse import fuse
 from celosia.tools.compiler.importer import load
 from celosia.tools.compiler.legalise import legalise
-from celosia.tools.compiler.partition import MOVES_ONLY, partition
+from celosia.tools.compiler.partition import host_reason, partition
 from celosia.tools.compiler.quantise import quantise
 
 __all__ = ["Frontend", "lower"]
@@ -24,7 +24,7 @@ class Frontend:
     segments : tuple
         :class:`~celosia.tools.program.HostSegment` and :class:`~celosia.tools.compiler.ir.Graph` in execution order.
     rows : tuple
-        ``(node name, operator, "engine" | "host" | "removed", sentence)`` for each node of the ONNX graph, in its order.
+        ``(node name, operator, "engine" | "host" | "removed", sentence, suggestion)`` for each node of the ONNX graph, in its order.
     """
 
     file: str
@@ -82,16 +82,14 @@ def _rows(source, decisions, divided):
         if not on_engine and operation.output not in divided.host:
             continue
         where = "engine" if on_engine else "host"
-        note = decision.lowered.note if decision.lowered else decision.reason
-        if decision.is_view and not on_engine:
-            note = MOVES_ONLY
+        note, advice = (decision.lowered.note, "") if on_engine else host_reason(decision)
         for name in operation.sources:
             if name not in found or on_engine:
-                found[name] = (where, note, operation)
+                found[name] = (where, note, advice, operation)
     rows = []
     for node in source.model.graph.node:
-        where, note, operation = found.get(node.name, ("removed", "ONNX Runtime's optimiser leaves it out.", None))
+        where, note, advice, operation = found.get(node.name, ("removed", "ONNX Runtime's optimiser leaves it out.", "", None))
         if operation and node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.op_type != operation.operator:
-            note = f"part of {operation.name}"
-        rows.append((node.name, node.op_type, where, note))
+            note, advice = f"part of {operation.name}", ""
+        rows.append((node.name, node.op_type, where, note, advice))
     return tuple(rows)

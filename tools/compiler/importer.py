@@ -1,7 +1,7 @@
 """Read an ONNX file and check that it is one the compiler can work on.
 
 The file's problems become :class:`~celosia.tools.errors.BadModel` sentences here, so that later passes can rely on a graph of
-known operators with static shapes and a batch of one.
+known operators with static shapes.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from onnx import TensorProto
 
 from celosia.tools.errors import BadModel, UnsupportedOperator
 
-__all__ = ["OLDEST_OPSET", "Source", "load", "node_name", "session_options"]
+__all__ = ["OLDEST_OPSET", "Source", "load", "node_name", "refuse_float", "session_options"]
 
 OLDEST_OPSET = 10
 """The ONNX operator set that introduced QuantizeLinear and QLinearConv."""
@@ -34,7 +34,7 @@ class Source:
     sha256 : str
         Of the file's bytes.
     model : onnx.ModelProto
-        With every input's shape static and its batch dimension one, and unnamed nodes named.
+        With every input's shape static, a batch dimension of one where it was not fixed, and unnamed nodes named.
     inputs, outputs : tuple
         ``(name, numpy dtype name, shape with batch)``.
     """
@@ -74,7 +74,7 @@ def load(path, *, keep=()):
     Raises
     ------
     BadModel
-        If the file is missing, damaged, has dynamic shapes, no quantisation, or an operator set that cannot be read.
+        If the file is missing, damaged, has dynamic shapes, or an operator set that cannot be read.
     UnsupportedOperator
         If a node's operator is not known to ONNX Runtime.
     """
@@ -83,7 +83,6 @@ def load(path, *, keep=()):
     model = _parse(data, file)
     _check_opset(model, file)
     _check_operators(model, file)
-    _check_quantised(model, file)
     _fix_batch(model, file)
     for node in model.graph.node:
         node.name = node_name(node)
@@ -143,11 +142,15 @@ def _check_operators(model, file):
             raise UnsupportedOperator(file, node_name(node), node.op_type, f"no operator of this name in {where}")
 
 
-def _check_quantised(model, file):
+def refuse_float(path):
+    """Raise :exc:`BadModel` for an ONNX file that is not quantised: nothing of it would run on the engine."""
+    file = Path(path).name
+    model = _parse(_read(path, file), file)
     if any(value.type.tensor_type.elem_type in (TensorProto.INT8, TensorProto.UINT8) for value in model.graph.input):
         return
     operators = {node.op_type for node in model.graph.node}
-    remedy = "quantise it first, for example with onnxruntime.quantization.quantize_static"
+    stem = Path(path).stem
+    remedy = f"quantise it first: celosia quantize {file} --calibration DATA.npz -o {stem}_int8.onnx"
     if any(operator == "QuantizeLinear" or operator.startswith(("QLinear", "QGemm")) for operator in operators):
         return
     if "DequantizeLinear" in operators:
@@ -176,12 +179,6 @@ def _fix_batch(model, file):
                 )
             dim.dim_value = 1
             changed = True
-        if len(kind.shape.dim) > 1 and kind.shape.dim[0].dim_value != 1:
-            raise BadModel(
-                file,
-                f"input {value.name!r} has a fixed batch of {kind.shape.dim[0].dim_value}",
-                "the engine runs one inference at a time: export it with a batch of 1",
-            )
     if changed:
         del model.graph.value_info[:]
         for value in model.graph.output:

@@ -14,10 +14,18 @@ from celosia.tools.compiler import ir
 from celosia.tools.compiler.graph import references
 from celosia.tools.program import HostSegment
 
-__all__ = ["MOVES_ONLY", "Partition", "partition"]
+__all__ = ["Partition", "host_reason", "partition"]
 
-MOVES_ONLY = "It only moves elements, and the host reads them."
-"""Why an operation is on the host that the engine would not even have to compute."""
+FOLLOWS = "It follows the node that reads it: see there."
+
+
+def host_reason(decision):
+    """Return ``(reason, suggestion)`` of an operation that runs on the host; the engine may refuse it or only not need it."""
+    if decision.lowered is None:
+        return decision.reason, decision.suggestion
+    if decision.is_view:
+        return "It only moves elements, and the host reads them.", FOLLOWS
+    return "Its result lies on the engine in another order than the host, which reads it, needs.", FOLLOWS
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +80,7 @@ def _dump(segment):
     if isinstance(segment, ir.Graph):
         return segment.dump()
     lines = [f"host: {', '.join(segment.inputs)} -> {', '.join(segment.outputs)}"]
-    return "\n".join(lines + [f"  {name} ({operator}): {reason}" for name, operator, reason in segment.nodes])
+    return "\n".join(lines + [f"  {name} ({operator}): {reason}" for name, operator, reason, _ in segment.nodes])
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,7 @@ def _host_segment(graph, items, wanted, position, tensors):
         onnx=model.SerializeToString(),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        nodes=tuple((i.operation.name, i.operation.operator, i.decision.reason or MOVES_ONLY) for i in items),
+        nodes=tuple((item.operation.name, item.operation.operator, *host_reason(item.decision)) for item in items),
     )
 
 

@@ -3,18 +3,22 @@
 from dataclasses import dataclass
 
 from celosia.tools.ops import FORMS, Features, Lowered, Refused
-from celosia.tools.ops.family import sentence
+from celosia.tools.ops.family import sentence, suggestion
 
-__all__ = ["Decision", "Quantised", "quantise"]
+__all__ = ["ADVICE", "Decision", "Quantised", "quantise"]
+
+ADVICE = "ONNX Runtime computes it exactly between engine segments; to avoid that, use an operator of `celosia ops` in its place."
+"""The suggestion where nobody has a better one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decision:
-    """Where an operation runs: on the engine as ``lowered`` says, or on the host for the ``reason``."""
+    """Where an operation runs: on the engine as ``lowered`` says, or on the host for the ``reason``; ``suggestion`` says what to do."""
 
     operation: object
     lowered: Lowered | None = None
     reason: str = ""
+    suggestion: str = ""
 
     @property
     def is_view(self):
@@ -48,7 +52,8 @@ def quantise(graph):
         try:
             lowered = _lower(operation, features)
         except Refused as refusal:
-            decisions.append(Decision(operation=operation, reason=str(refusal)))
+            advice = refusal.suggestion or ADVICE
+            decisions.append(Decision(operation=operation, reason=str(refusal), suggestion=advice))
             continue
         features.views[operation.output] = lowered.view
         decisions.append(Decision(operation=operation, lowered=lowered))
@@ -60,29 +65,32 @@ def _lower(operation, features):
     family = FORMS.get(operation.form)
     values = [features.value(name) for name in (*operation.inputs, *operation.outputs) if name in features.graph.values]
     if family is None or any(value.dtype.kind == "f" for value in values):
-        raise Refused(_why_not(operation, values, features))
+        raise _refusal(operation, values, features)
     for constraint in family.constraints:
         if not constraint(operation, features):
-            raise Refused(sentence(constraint))
+            raise Refused(sentence(constraint), suggestion(constraint))
     return family.lower(operation, features)
 
 
-def _why_not(operation, values, features):
-    """Return the sentence for an operation that no family takes."""
+def _refusal(operation, values, features):
+    """Return the :class:`Refused` for an operation that no family takes."""
     operator = operation.operator.removeprefix("QLinear")
     if operation.form in ("QuantizeLinear", "DequantizeLinear"):
-        return "Quantisation between float and integer tensors is done on the host."
+        reason = "Quantisation between float and integer tensors is done on the host."
+        return Refused(reason, "At the ends of a network, give it int8 inputs and outputs; inside, quantise the float node beside it.")
     if all(value.dtype.kind != "f" for value in values):
-        return f"The engine has no {operator}."
+        return Refused(f"The engine has no {operator}.")
     readers = [reader.operator for name in operation.outputs for reader in features.readers(name)]
     activation = next((reader for reader in readers if reader in ("Relu", "Clip")), None)
     if operation.form == "FusedConv":
         activation = operation.attributes.get("activation", b"Relu").decode()
-    if activation and operator in ("Conv", "Gemm", "MatMul", "Add"):
-        return (
+    if activation and operator in ("Conv", "Gemm", "MatMul", "Add") and any(value.is_quantised for value in features.graph.values.values()):
+        return Refused(
             f"ONNX Runtime computes this {operator} in floating point, for the {activation} after it limits more than the "
-            f"quantisation does: give the result the range of the {activation}."
+            "quantisation does.",
+            f"Give the result the range of the {activation}, as `celosia quantize` does.",
         )
     if any(operator in family.operators for family in FORMS.values()):
-        return f"ONNX Runtime computes this {operator} in floating point: not all of its operands and its result are quantised."
-    return f"{operator} is computed in floating point."
+        reason = f"ONNX Runtime computes this {operator} in floating point: not all of its operands and its result are quantised."
+        return Refused(reason, "Quantise the float model with `celosia quantize`, or add the missing QuantizeLinear and DequantizeLinear.")
+    return Refused(f"{operator} is computed in floating point.")

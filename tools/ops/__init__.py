@@ -4,17 +4,17 @@
 """
 
 from celosia.tools.ops import convolution, elementwise, movement, pooling
-from celosia.tools.ops.family import Family, Features, Lowered, Refused, View, sentence
+from celosia.tools.ops.family import Family, Features, Lowered, Refused, View, sentence, suggestion
 
-__all__ = ["FAMILIES", "FORMS", "Family", "Features", "Lowered", "Refused", "View", "rows"]
+__all__ = ["FAMILIES", "FORMS", "Family", "Features", "Lowered", "Refused", "View", "rows", "sentence", "suggestion"]
 
 FAMILIES = (*convolution.FAMILIES, *pooling.FAMILIES, *elementwise.FAMILIES, *movement.FAMILIES)
 FORMS = {form: family for family in FAMILIES for form in family.forms}
 
 
 def rows():
-    """Return the supported-operator table: ``(family, operators, sentences)`` of each family."""
+    """Return the supported-operator table: ``(family, operators, ((sentence, suggestion), …))`` of each family."""
     return tuple(
-        (family.name, family.operators, tuple(sentence(constraint) for constraint in family.constraints))
+        (family.name, family.operators, tuple((sentence(rule), suggestion(rule)) for rule in family.constraints))
         for family in FAMILIES
     )

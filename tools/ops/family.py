@@ -1,12 +1,13 @@
 """What an operator family is made of, and where its lowering finds the tensors that exist so far."""
 
+import inspect
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from celosia.tools.compiler import ir
 
-__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "quantised_per_tensor", "read_zero_point", "sentence"]
+__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "quantised_per_tensor", "read_zero_point", "sentence", "suggestion"]
 
 
 PRODUCTS = ("QGemm", "QLinearMatMul")
@@ -14,7 +15,11 @@ IN_PLACE = ("QLinearAdd", "QLinearLeakyRelu", "QLinearSigmoid", "Unary")
 
 
 class Refused(Exception):
-    """A lowering that found a reason against running the operation on the engine: the sentence the user reads."""
+    """A reason against running an operation on the engine: the sentence the user reads, and what they can do about it."""
+
+    def __init__(self, reason, suggestion=""):
+        super().__init__(reason)
+        self.suggestion = suggestion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,8 @@ class Family:
     forms : tuple of str
         Keys of :attr:`celosia.tools.compiler.graph.Operation.form`.
     constraints : tuple
-        Functions ``(operation, features) -> bool``; the docstring is the sentence the user reads where it returns False.
+        Functions ``(operation, features) -> bool``; the docstring is the sentence the user reads where it returns False, and a
+        second paragraph what they can do about it.
     lower : function
         ``(operation, features) -> Lowered``; may raise :class:`Refused`.
     """
@@ -209,8 +215,13 @@ class Features:
 
 
 def sentence(function):
-    """Return what the user reads of a constraint: its docstring on one line."""
-    return " ".join(function.__doc__.split())
+    """Return what the user reads of a constraint: the first paragraph of its docstring, on one line."""
+    return " ".join(inspect.getdoc(function).split("\n\n")[0].split())
+
+
+def suggestion(function):
+    """Return what the user can do about a constraint: the further paragraphs of its docstring, or nothing."""
+    return " ".join(" ".join(inspect.getdoc(function).split("\n\n")[1:]).split())
 
 
 def read_zero_point(operation, prefix, tensor):
