@@ -29,7 +29,8 @@ class Port:
     ``layout`` is ``"dense"`` (plain row-major bytes of ``shape``) or ``"blocked"`` (see :mod:`celosia.rtl.isa`); ``address`` is its first word.
     For ``blocked``, ``channels × height × width``, ``block_step`` and ``row_step`` place it; ``matrix`` says that the ONNX shape is
     ``[M, K]`` with channels last. ``unsigned`` says that the ONNX dtype is uint8: dense inputs are stored as they are (the engine
-    inverts the top bit itself), blocked outputs hold the int8 value and the driver adds 128.
+    inverts the top bit itself), blocked outputs hold the int8 value and the driver adds 128. ``batched`` says that the ONNX value has
+    a batch dimension of one in front of ``shape``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Port:
     block_step: int = 0
     row_step: int = 0
     matrix: bool = False
+    batched: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,7 +138,9 @@ class InferenceSession:
         backend = create_backend(self.on, self.config, program, workers=self.workers)
         outputs, cycles, events = backend.run(feed, progress or (lambda done: None))
         report.add_program(program, cycles, events)
-        return {port.name: outputs[port.name].reshape(count, 1, *port.shape) for port in program.outputs}
+        return {
+            port.name: outputs[port.name].reshape(count, *(1,) * port.batched, *port.shape) for port in program.outputs
+        }
 
 
 def open_model(path, config, options=None, keep=()):

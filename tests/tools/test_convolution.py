@@ -68,7 +68,7 @@ def check(path, x, *, engine=ROOMY, on="golden", host=0):
     return session
 
 
-def convolution(rng, *, dtype, weight_dtype, zero_point, shape, weight_shape, sparse=1.0, **attributes):
+def convolution(rng, *, dtype, weight_dtype, zero_point, weight_shape, sparse=1.0, y_zero=None, **attributes):
     """Return a :class:`Graph` of one QLinearConv and its output; scales keep the result within 8 bits."""
     weight = integers(rng, weight_shape, weight_dtype)
     weight = np.where(rng.random(weight_shape) < sparse, weight, weight_dtype(zero_point)).astype(weight_dtype)
@@ -80,7 +80,7 @@ def convolution(rng, *, dtype, weight_dtype, zero_point, shape, weight_shape, sp
     graph = Graph()
     offset = np.iinfo(dtype).min
     inputs = ["x", np.float32(0.03), dtype(offset + rng.integers(256)), weight, scale, zeros, np.float32(0.0271 * 0.03)]
-    inputs += [dtype(offset + rng.integers(256)), rng.integers(-9000, 9000, channels).astype(np.int32)]
+    inputs += [dtype(offset + rng.integers(256) if y_zero is None else y_zero), rng.integers(-9000, 9000, channels).astype(np.int32)]
     return graph, graph.node("QLinearConv", inputs, **attributes)
 
 
@@ -94,7 +94,7 @@ def test_weights_with_a_zero_point(tmp_path, seed):
     group = int(rng.choice([1, 1, 3]))
     shape = (1, 3 * int(rng.integers(1, 4)), int(rng.integers(3, 8)), int(rng.integers(3, 8)))
     weight_shape = (3 * int(rng.integers(1, 5)), shape[1] // group, int(rng.integers(1, 4)), int(rng.integers(1, 4)))
-    facts = {"dtype": dtype, "weight_dtype": weight_dtype, "zero_point": zero_point, "shape": shape, "sparse": rng.uniform(0.02, 1)}
+    facts = {"dtype": dtype, "weight_dtype": weight_dtype, "zero_point": zero_point, "sparse": rng.uniform(0.02, 1)}
     graph, y = convolution(rng, weight_shape=weight_shape, group=group, pads=[1, 0, 1, 2], **facts)
     check(graph.save(tmp_path / "net.onnx", shape, dtype, [y]), integers(rng, (4, *shape[1:]), dtype))
 
@@ -112,3 +112,58 @@ def test_only_tiles_with_a_remainder_take_further_passes(tmp_path):
     (program,) = (segment.program for segment in session.model.segments)
     passes = [i.kernel_y * i.kernel_x * i.blocks for i in instructions_of(program) if i is not None and i.opcode.name == "EXECUTE"]
     assert passes == [27, 4]
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_matrix_products(tmp_path, seed):
+    """Either operand constant, transposed or not, with leading dimensions, as a batch and not."""
+    rng = np.random.default_rng([seed, 1])
+    rows, inner, out = (int(n) for n in rng.integers(1, 14, 3))
+    dtype = [np.uint8, np.int8][seed % 2]
+    weight_dtype = dtype if rng.random() < 0.5 else np.int8
+    swapped, gemm, per_channel = seed % 8 >= 4, seed % 4 >= 2, rng.random() < 0.5
+    left, right = (int(gemm and rng.random() < 0.5) for _ in range(2))
+    lead = () if gemm else [(), (1,), (1, 3)][rng.integers(3)] if not swapped else [(), (1,)][rng.integers(2)]
+    x_shape = (inner, rows) if (right == 0 if swapped else left) else (rows, inner)
+    w_shape = ((inner, out) if left else (out, inner)) if swapped else ((out, inner) if right else (inner, out))
+    if swapped:
+        per_channel = False
+    weight, zero_point = integers(rng, w_shape, weight_dtype), integers(rng, (), weight_dtype)
+    scale = np.float32(rng.uniform(0.5, 1.5, out if per_channel else ()) * 0.0005)
+    x = ["x", np.float32(0.03), dtype(np.iinfo(dtype).min + rng.integers(256))]
+    w = [weight, scale, np.full(scale.shape, zero_point)]
+    inputs = [*w, *x] if swapped else [*x, *w]
+    y = [np.float32(0.03 * 0.05), dtype(np.iinfo(dtype).min + 128)]
+    graph = Graph()
+    if gemm:
+        kind = rng.integers(4)
+        shape = [(out,), (1, out), (), None][kind] if not swapped else [(out, 1), (1, 1), (), None][kind]
+        bias = "" if shape is None else rng.integers(-3000, 3000, shape).astype(np.int32)
+        output = graph.node("QGemm", [*inputs, bias, *y], transA=left, transB=right, alpha=float(rng.choice([1.0, 0.7])))
+    else:
+        output = graph.node("QLinearMatMul", [*inputs, *y])
+    shape = (*lead, *x_shape)
+    path = graph.save(tmp_path / "net.onnx", shape, dtype, [output])
+    check(path, integers(rng, (shape[0] * 3, *shape[1:]), dtype))
+
+
+def test_inferences_of_a_fixed_batch_run_one_by_one(tmp_path):
+    rng = np.random.default_rng(2)
+    facts = {"dtype": np.uint8, "weight_dtype": np.int8, "zero_point": 0, "y_zero": 9}
+    graph, y = convolution(rng, weight_shape=(4, 3, 3, 3), **facts)
+    y = graph.node("Reshape", [y, np.array([6, 36])])
+    w = integers(rng, (36, 5), np.int8)
+    y = graph.node("QLinearMatMul", [y, np.float32(0.02), np.uint8(9), w, np.float32(0.001), np.int8(0), np.float32(0.01), np.uint8(128)])
+    path = graph.save(tmp_path / "net.onnx", (6, 3, 5, 5), np.uint8, [y])
+    session = check(path, integers(rng, (12, 3, 5, 5), np.uint8))
+    assert session.get_inputs()[0].shape == [1, 3, 5, 5] and session.report.inferences == 12
+
+
+def test_a_first_dimension_that_is_no_batch_stays(tmp_path):
+    graph = Graph()
+    x = graph.node("Transpose", ["x"], perm=[1, 0])
+    w = integers(np.random.default_rng(3), (6, 5), np.int8)
+    y = graph.node("QLinearMatMul", [x, np.float32(0.02), np.int8(9), w, np.float32(0.01), np.int8(0), np.float32(0.1), np.int8(1)])
+    path = graph.save(tmp_path / "net.onnx", (6, 4), np.int8, [y])
+    session = check(path, integers(np.random.default_rng(4), (6, 4), np.int8))
+    assert session.get_inputs()[0].shape == [6, 4]

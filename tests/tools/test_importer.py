@@ -85,6 +85,13 @@ def test_a_dynamic_shape_names_input_and_dimension(tmp_path):
     )
 
 
+def test_a_fixed_batch_becomes_one_where_inferences_do_not_meet(tmp_path):
+    for perm, shape in (((0, 2, 1), (1, 4, 3)), ((1, 0, 2), (8, 4, 3))):
+        nodes = [dequantise(), helper.make_node("Transpose", ["xd"], ["z"], perm=perm)]
+        onnx.save(model(nodes, shape=(8, 4, 3)), tmp_path / "net.onnx")
+        assert load(tmp_path / "net.onnx").inputs[0][2] == shape
+
+
 def test_an_unknown_operator_is_named(tmp_path):
     text = sentence(tmp_path, model([helper.make_node("Frobnicate", ["x"], ["y"], name="n7")]))
     assert text == "net.onnx: node 'n7' (Frobnicate): no operator of this name in ONNX operator set 17"

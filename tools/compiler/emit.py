@@ -109,6 +109,7 @@ class _Encoder:
 def _port(placement, address):
     tensor, view = placement.tensor, placement.view
     facts = {"name": tensor.name, "shape": tuple(tensor.shape), "unsigned": tensor.unsigned, "address": address}
+    facts["batched"] = tensor.batched
     if placement.dense:
         return Port(layout="dense", **facts)
     return Port(

@@ -13,6 +13,7 @@ import onnx.printer
 import onnxruntime
 from onnx import TensorProto
 
+from celosia.tools.compiler.batch import split_batch
 from celosia.tools.errors import BadModel, UnsupportedOperator
 
 __all__ = ["OLDEST_OPSET", "Source", "load", "node_name", "refuse_float", "session_options"]
@@ -159,12 +160,15 @@ def refuse_float(path):
 
 
 def _fix_batch(model, file):
-    """Set the batch dimension of every graph input to one, and drop shapes that were computed with another one."""
+    """Set the batch dimension of every graph input to one, and drop shapes that were computed with another one.
+
+    A dynamic batch is one inference. A fixed batch of N becomes one as well if the N inferences are independent of each other
+    (:mod:`celosia.tools.compiler.batch`); where they are not, the first dimension stays as it is.
+    """
     initializers = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initializers]
     changed = False
-    for value in model.graph.input:
-        if value.name in initializers:
-            continue
+    for value in inputs:
         kind = value.type.tensor_type
         if not kind.HasField("shape"):
             raise BadModel(file, f"input {value.name!r} has no shape", "export it with a fixed input shape")
@@ -185,6 +189,7 @@ def _fix_batch(model, file):
             shape = value.type.tensor_type.shape
             if shape.dim and not shape.dim[0].dim_value > 0:
                 shape.dim[0].dim_value = 1
+    split_batch(model, inputs, session_options)
 
 
 def _keep(model, keep, file):

@@ -25,6 +25,8 @@ class Tensor:
         1-D maps ``[C, L]`` are ``C × 1 × L``.
     shape : tuple of int
         The ONNX shape without the batch dimension.
+    batched : bool
+        False where the ONNX shape has no batch dimension of one in front; ``shape`` is then all of it.
     matrix : bool
         True where ``shape`` is ``[M, K]``, i.e. the last ONNX axis is the channel axis; else the first one is.
     scale : float32
@@ -39,6 +41,7 @@ class Tensor:
     height: int
     width: int
     shape: tuple
+    batched: bool = True
     matrix: bool = False
     scale: np.float32
     zero_point: int

@@ -124,7 +124,7 @@ def lay_out(graph, config, options):
 
 def _blocked_view(tensor, rows):
     blocks = -(-tensor.channels // rows)
-    if tensor.matrix:
+    if tensor.matrix and tensor.width == 1:
         return View(height=tensor.height, width=1, row_step=blocks, block_step=1, blocks=blocks)
     pixels = tensor.height * tensor.width
     return View(height=tensor.height, width=tensor.width, row_step=tensor.width, block_step=pixels, blocks=blocks)

@@ -143,6 +143,9 @@ def _single(node, constants):
         for position, name in enumerate(node.input)
         if name in constants
     }
+    attributes = _attributes(node)
+    if node.op_type in ("QGemm", "QLinearMatMul"):
+        operands, attributes = _product(operands, attributes)
     return Operation(
         name=node_name(node),
         operator=node.op_type,
@@ -150,9 +153,25 @@ def _single(node, constants):
         inputs=tuple(name for name in references(node) if name not in constants),
         outputs=tuple(name for name in node.output if name),
         operands=operands,
-        attributes=_attributes(node),
+        attributes=attributes,
         nodes=(node,),
     )
+
+
+def _product(operands, attributes):
+    """Call the constant operand of a matrix product ``w``, whichever it is.
+
+    The attribute ``swapped`` says that it is the first one, ``x_transposed`` that the summed axis is the last but one of the tensor, and
+    ``w_transposed`` that it is the last one of the constant.
+    """
+    left, right = bool(attributes.get("transA", 0)), bool(attributes.get("transB", 0))
+    if "x" not in operands or "w" in operands:
+        return operands, attributes | {"swapped": False, "x_transposed": left, "w_transposed": right}
+    exchanged = {}
+    for name, array in operands.items():
+        stem, _, rest = name.partition("_")
+        exchanged["_".join(filter(None, ({"x": "w", "w": "x"}.get(stem, stem), rest)))] = array
+    return exchanged, attributes | {"swapped": True, "x_transposed": not right, "w_transposed": not left}
 
 
 class _Islands:

@@ -135,7 +135,7 @@ def _readers(decisions):
 
 def _renaming(decision, by_output, readers, graph):
     """Return a node that gives a reshaped result its name, if it is all that becomes of that result; else None."""
-    if not decision.is_view or not decision.lowered.view.is_plain or graph.values[decision.operation.output].shape[:1] != (1,):
+    if not decision.is_view or not decision.lowered.view.is_plain:
         return None
     view, operation = decision.lowered.view, decision.operation
     root = by_output.get(view.tensor.name)
@@ -185,7 +185,11 @@ def _engine_segment(graph, items, wanted, position, tensors):
 def _tensor(graph, item):
     """Return the tensor an item makes; one that only has a new name has a new shape as well."""
     tensor, name = item.decision.lowered.view.tensor, item.operation.output
-    return tensor if tensor.name == name else replace(tensor, name=name, shape=tuple(graph.values[name].shape[1:]))
+    if tensor.name == name:
+        return tensor
+    shape = graph.values[name].shape
+    batched = shape[:1] == (1,)
+    return replace(tensor, name=name, shape=tuple(shape[batched:]), batched=batched)
 
 
 def _host_segment(graph, items, wanted, position, tensors):

@@ -66,7 +66,8 @@ def centred_weights(operation, *, axis):
     wide = weight.astype(np.int16)
     if zero_point is not None:
         shape = [1] * weight.ndim
-        shape[axis] = zero_point.size
+        if zero_point.size > 1:
+            shape[axis] = zero_point.size
         wide -= zero_point.astype(np.int16).reshape(shape)
     narrow = wide.astype(np.int8)
     return narrow if (narrow == wide).all() else wide
@@ -92,8 +93,7 @@ def _node(operation, view, output, weight, **shape):
     tensor = view.tensor
     if read_zero_point(operation, "x", tensor) != tensor.zero_point:
         raise Refused("The engine reads a tensor with the zero point it was quantised with.")
-    bias = operation.operands.get("bias")
-    bias = np.zeros(channels, np.int32) if bias is None else np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.int32)
+    bias = _bias(operation, channels)
     bounds = accumulator_bounds(weight, bias, tensor.zero_point)
     if bounds.max() >= 1 << 31:
         raise Refused(
@@ -137,23 +137,18 @@ def lower_convolution(operation, features):
 
 
 def lower_product(operation, features):
-    """Lower ``QGemm`` and ``QLinearMatMul``: the rows of the left matrix are pixels, or one row is a whole feature map."""
+    """Lower ``QGemm`` and ``QLinearMatMul``: the rows of the matrix are pixels, or one row is a whole feature map."""
     view = features.view(operation.inputs[0])
-    tensor = view.tensor
-    index = view.index
+    tensor, attributes, index = view.tensor, operation.attributes, view.index
     if view.is_padded:
         raise Refused("The engine folds Pad into a convolution or pooling only.")
-    if operation.attributes.get("transA", 0):
-        index = index.T
-    if operation.operands["w"].ndim != 2:
-        raise Refused("The weights of a matrix product must have two dimensions.")
-    transposed = operation.attributes.get("transB", 0)
-    weight = centred_weights(operation, axis=0 if transposed else 1)
-    if not transposed:
-        weight = weight.T
+    if attributes["x_transposed"] and index.ndim > 1:
+        index = index.swapaxes(-1, -2)
+    weight = _matrix(operation)
     length = weight.shape[1]
     rows = index.reshape(-1, length)
     pixels = tensor.height * tensor.width
+    shape = features.value(operation.output).shape
     if len(rows) == 1 and length == tensor.elements:
         kernel = np.zeros((len(weight), length), weight.dtype)
         kernel[:, rows[0]] = weight
@@ -162,12 +157,40 @@ def lower_product(operation, features):
     elif rows.shape == (pixels, tensor.channels) and (rows == np.arange(tensor.elements).reshape(-1, pixels).T).all():
         kernel = weight[:, :, None, None]
         size = {"channels": len(weight), "height": tensor.height, "width": tensor.width}
-        made = features.tensor(operation.output, **size, matrix=True)
-        shape = features.value(operation.output).shape
-        output = View(tensor=made, index=np.arange(made.elements).reshape(len(weight), pixels).T.reshape(shape))
+        made = features.tensor(operation.output, **size, matrix=not attributes["swapped"])
+        order = np.arange(made.elements).reshape(len(weight), -1, shape[-1] if attributes["swapped"] else 1)
+        order = order.swapaxes(0, 1) if attributes["swapped"] else order.transpose(1, 0, 2)
+        output = View(tensor=made, index=order.reshape(shape))
     else:
         raise Refused("The engine multiplies the channels of each pixel, or a whole map; this input is neither.")
     return Lowered(node=_node(operation, view, output, kernel), view=output)
+
+
+def _matrix(operation):
+    """Return the weights ``[out, in]`` of a matrix product, less their zero point."""
+    weight, transposed = operation.operands["w"], operation.attributes["w_transposed"]
+    if weight.size != np.prod(weight.shape[-2:]):
+        raise Refused("The constant matrix must be the same for all of a batch.")
+    if weight.ndim == 1:  # a row, or a column if it comes second
+        transposed = True
+    weight = centred_weights(operation, axis=-2 if transposed else -1).reshape(weight.shape[-2:])
+    return np.atleast_2d(weight) if transposed else weight.T
+
+
+def _bias(operation, channels):
+    """Return the int32 bias of each output channel."""
+    bias = operation.operands.get("bias")
+    if bias is None:
+        return np.zeros(channels, np.int32)
+    if bias.ndim > 1 and operation.attributes.get("swapped"):
+        bias = np.broadcast_to(bias, (channels, bias.shape[1])).T
+    if bias.ndim > 1:
+        if (bias != bias[:1]).any():
+            raise Refused("The bias must be the same for every row.")
+        bias = bias[0]
+    elif operation.attributes.get("swapped") and bias.size > 1:
+        raise Refused("The bias must be the same for every row.")
+    return np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.int32)
 
 
 _COMMON = (weights_are_constant, bias_is_constant, weights_are_8_bit, quantised_per_tensor, output_is_8_bit)
@@ -184,7 +207,7 @@ FAMILIES = (
         name="Matrix product with constant weights",
         operators=("Gemm", "MatMul", "QLinearMatMul", "QGemm"),
         forms=("QGemm", "QLinearMatMul"),
-        constraints=(*_COMMON, first_dimension_is_one),
+        constraints=_COMMON,
         lower=lower_product,
     ),
 )

@@ -8,7 +8,7 @@ import numpy as np
 
 from celosia.sim.numerics import solve_add
 from celosia.tools.compiler import ir
-from celosia.tools.ops.family import Family, Lowered, Refused, View, first_dimension_is_one, quantised_per_tensor
+from celosia.tools.ops.family import Family, Lowered, Refused, View, quantised_per_tensor
 from celosia.tools.ops.reference import addition_table, unary_table
 
 __all__ = ["FAMILIES", "IDENTITY"]
@@ -103,7 +103,7 @@ FAMILIES = (
         name="Addition",
         operators=("Add", "QLinearAdd"),
         forms=("QLinearAdd",),
-        constraints=(two_tensors, same_shape, input_is_8_bit, quantised_per_tensor, first_dimension_is_one),
+        constraints=(two_tensors, same_shape, input_is_8_bit, quantised_per_tensor),
         lower=lower_addition,
     ),
     Family(
@@ -113,7 +113,7 @@ FAMILIES = (
             "QLinearSigmoid", "QuantizeLinear", "Relu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Tanh", "…",
         ),
         forms=("Unary", "QLinearLeakyRelu", "QLinearSigmoid", "Abs", "Clip", "Neg", "Relu", "Sign"),
-        constraints=(one_table, input_is_8_bit, first_dimension_is_one),
+        constraints=(one_table, input_is_8_bit),
         lower=lower_unary,
     ),
 )  # fmt: skip

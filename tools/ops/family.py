@@ -11,6 +11,7 @@ __all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_
 
 
 PRODUCTS = ("QGemm", "QLinearMatMul")
+RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 IN_PLACE = ("QLinearAdd", "QLinearLeakyRelu", "QLinearSigmoid", "Unary")
 
 
@@ -152,7 +153,8 @@ class Features:
             channels=channels,
             height=height,
             width=width,
-            shape=tuple(value.shape[1:]),
+            shape=tuple(value.shape[1:] if value.shape[:1] == (1,) else value.shape),
+            batched=value.shape[:1] == (1,),
             matrix=matrix,
             scale=np.float32(1.0 if value.scale is None else value.scale),
             zero_point=value.zero_point,
@@ -169,10 +171,10 @@ class Features:
         value = self.value(name)
         if not value.is_quantised:
             raise Refused(f"Value {name!r} must be int8 or uint8, not {value.dtype}.")
-        if not value.shape or value.shape[0] != 1:
-            raise Refused(f"Value {name!r} has shape {list(value.shape)}: the first dimension must be 1.")
         shape, matrix = self._input_shape(name)
-        if len(shape) > 4:
+        if not matrix and shape[:1] != (1,):
+            shape = (1, *shape)
+        if len(shape) > 4 and not matrix:
             raise Refused(f"Value {name!r} has {len(shape)} dimensions; the engine has channels, height and width.")
         if matrix:
             channels, height = shape[-1], int(np.prod(shape[:-1]))
@@ -189,14 +191,12 @@ class Features:
         shape = value.shape
         while len(consumers := self._consumers.get(name, ())) == 1:
             (consumer,) = consumers
-            if consumer.form in ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"):
+            if consumer.form in RESHAPES:
                 name = consumer.output
                 shape = self.value(name).shape
-                if not shape or shape[0] != 1:
-                    return value.shape, False
                 continue
             break
-        return shape, len(shape) == 3 and self._is_matrix(name)
+        return shape, len(shape) > 1 and int(np.prod(shape[:-1])) > 1 and self._is_matrix(name)
 
     def _is_matrix(self, name):
         """Whether the value is used as the rows of a matrix, itself or through operations that keep its elements in place."""
@@ -208,8 +208,11 @@ class Features:
             seen.add(name)
             for operation in (*self._consumers.get(name, ()), *self._producers.get(name, ())):
                 if operation.form in PRODUCTS:
-                    return True
-                if operation.form in IN_PLACE:
+                    return not operation.attributes.get("x_transposed")
+                keeps_rows = operation.form in RESHAPES and (
+                    self.value(operation.inputs[0]).shape[-1:] == self.value(operation.output).shape[-1:]
+                )
+                if operation.form in IN_PLACE or keeps_rows:
                     waiting.extend((*operation.inputs, *operation.outputs))
         return False
 
