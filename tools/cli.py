@@ -78,6 +78,25 @@ def parser():
     )  # fmt: skip
     explain.add_argument("model", metavar="MODEL.onnx")
     explain.add_argument("--json", metavar="FILE", help="write the explanation as JSON")
+    quantize = command("quantize", "quantise a float model for the engine and report what that cost")
+    quantize.add_argument("model", metavar="FLOAT.onnx")
+    quantize.add_argument(
+        "--calibration", metavar="DATA.npz|DATA.npy", required=True,
+        help="typical inputs by graph input name, first dimension: number of samples; some tens to hundreds",
+    )  # fmt: skip
+    quantize.add_argument("-o", "--output", metavar="INT8.onnx", required=True, help="the quantised model to write")
+    quantize.add_argument(
+        "--method", choices=("percentile", "minmax", "entropy"), default="percentile",
+        help="how the range of a tensor follows from the values seen: 99.999th percentile (default), extremes, or least relative entropy",
+    )  # fmt: skip
+    quantize.add_argument(
+        "--per-channel", action=argparse.BooleanOptionalAction, default=True,
+        help="a weight scale for each output channel (default), or one for each tensor",
+    )  # fmt: skip
+    quantize.add_argument(
+        "--held-back", metavar="N", type=int, help="samples not calibrated with but used for the report (default: one of five)"
+    )
+    quantize.add_argument("--json", metavar="FILE", help="write the report as JSON")
     command("engines", "list the engine presets")
     command("ops", "list the supported operators and their constraints")
     demo = command("demo", "run handwritten digits through a small network and check every number", engine, backend)
