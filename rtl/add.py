@@ -1,12 +1,14 @@
-"""Residual addition: the weighted sum of two int8 tensors, rounded once.
+"""Residual addition: the weighted sum of two int8 tensors, rounded once; or the smaller or larger of the two.
 
 Sits between the activation table and the write to the activation memory. The golden function is
 :func:`celosia.sim.numerics.add_residual`. Per lane, one element a cycle::
 
-    result  ─► × k_result  ─┐
-                            + ─► join halves ─► + k_zero ─► round half to even ─► clip
-    operand ─► × k_operand ─┘
-                 3          1        1            1                1               2
+    result  ─► choose ─► × k_result  ─┐
+                 │                    + ─► join halves ─► + k_zero ─► round half to even ─► clip
+    operand ─────┴─────► × k_operand ─┘
+                           3          1        1            1                1               2
+
+The smaller or larger one takes the place of ``result``, so the factors are those of the identity then.
 """
 
 from amaranth.hdl import *
@@ -42,6 +44,8 @@ class Adder(wiring.Component):
     -------
     result, operand : ``In``, ``lanes`` × signed(8)
         The two addends.
+    minimum, maximum : ``In(1)``
+        Put the smaller (larger) of the two in the place of ``result``; in the same cycle, not both.
     k_result, k_operand : ``In(signed(28))``
         Their factors, common to all lanes, in the same cycle.
     k_zero : ``In(signed(40))``
@@ -66,6 +70,8 @@ class Adder(wiring.Component):
         super().__init__({
             "result": In(elements),
             "operand": In(elements),
+            "minimum": In(1),
+            "maximum": In(1),
             "k_result": In(signed(28)),
             "k_operand": In(signed(28)),
             "k_zero": In(signed(40)),
@@ -88,14 +94,15 @@ class Adder(wiring.Component):
 
     def _lane(self, m, lane, bounds, bounds_after):
         low, high = bounds
+        result, operand = self.result[lane], self.operand[lane]
+        chosen = Mux(Mux(operand > result, self.maximum, self.minimum), operand, result)
         products = []
-        for name in ("result", "operand"):
-            factor = getattr(self, f"k_{name}")
+        for name, addend, factor in (("result", chosen, self.k_result), ("operand", operand, self.k_operand)):
             for part, half in (("low", factor[:_HALF]), ("high", factor[_HALF:].as_signed())):
                 width = len(half) + (not half.shape().signed)
                 multiplier = Multiplier(width_a=8, width_b=width, form=self.multiplier_form)
                 m.submodules[f"{name}_{part}{lane}"] = multiplier
-                m.d.comb += [multiplier.a.eq(getattr(self, name)[lane]), multiplier.b.eq(half)]
+                m.d.comb += [multiplier.a.eq(addend), multiplier.b.eq(half)]
                 products.append(multiplier.p)
         # |result * k_result + operand * k_operand| is at most 2**35, with k_zero below 2**40.
         lower, upper = Signal(signed(27)), Signal(signed(20))

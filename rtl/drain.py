@@ -6,8 +6,8 @@
                         offset, counters      addresses, checked
 
 An instruction is taken when the last pixel of the former has left the first stage: with one beat per pixel, a cycle is lost then; with
-more, none. One with an addition waits until everything before it is written, since its operand may be the result of its predecessor, and
-spends one more cycle (two with one lane) to read its constants.
+more, none. One with an operand waits until everything before it is written, since its operand may be the result of its predecessor, and
+spends one more cycle (two with one lane) to read the constants of an addition.
 """
 
 from amaranth.hdl import *
@@ -16,7 +16,7 @@ from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import Error, QueuedInstruction
-from celosia.rtl.isa import ErrorCode, StoreInstruction
+from celosia.rtl.isa import Combine, ErrorCode, StoreInstruction
 
 __all__ = ["CONTEXTS", "Beat", "Drain", "Tag"]
 
@@ -69,7 +69,7 @@ class Drain(wiring.Component):
     param_addr : ``Out(14)``
         Parameter entry, **one cycle after** the beat.
     operand_addr, operand_valid, operand_ready
-        The read of the other addend; accepted together with the pixel's first beat.
+        The read of the operand; accepted together with the pixel's first beat.
     slot : ``Out(4)``
         The column tile of the operand's word.
     tag : ``Out(stream.Signature(Tag))``
@@ -120,7 +120,6 @@ class Drain(wiring.Component):
         """Build the stage that holds an instruction and steps through its pixels; return the pixel as a dict of values."""
         word = self.instruction
         valid, opening, halted = Signal(), Signal(), Signal()
-        offset, row, block = Signal(16), Signal(16), Signal(16)
         acc, params = Signal(11), Signal(15)
         unfinished = Signal(range(CONTEXTS + 1))
         accept, end = Signal(), Signal()
@@ -141,22 +140,17 @@ class Drain(wiring.Component):
             moves = moves & final
         m.d.comb += end.eq(last["x"] & last["y"] & last["b"])
 
-        base, step, following = Signal(16), Signal(16), Signal(16)
-        with m.If(~last["x"]):
-            m.d.comb += [base.eq(offset), step.eq(word.col_step)]
-        with m.Elif(~last["y"]):
-            m.d.comb += [base.eq(row), step.eq(word.row_step)]
-        with m.Else():
-            m.d.comb += [base.eq(block), step.eq(word.block_step)]
-        m.d.comb += following.eq(base + step)
+        offsets = [
+            self._offset(m, name, advance, accept, last, steps)
+            for name, steps in (
+                ("dest", (word.col_step, word.row_step, word.block_step)),
+                ("operand", (Mux(word.operand_still, 0, word.col_step), word.operand_row_step, word.operand_block_step)),
+            )
+        ]
         with m.If(advance):
-            m.d.sync += [offset.eq(following), acc.eq(acc + 1), opening.eq(0)]
-            with m.If(last["x"]):
-                m.d.sync += row.eq(following)
-                with m.If(last["y"]):
-                    m.d.sync += block.eq(following)
-                    with m.If(word.advance):
-                        m.d.sync += params.eq(params + self.config.beats)
+            m.d.sync += [acc.eq(acc + 1), opening.eq(0)]
+            with m.If(last["x"] & last["y"] & word.advance):
+                m.d.sync += params.eq(params + self.config.beats)
             with m.If(end):
                 m.d.sync += valid.eq(0)
 
@@ -174,27 +168,51 @@ class Drain(wiring.Component):
                 word.eq(arriving),
                 self.index.eq(self.i.payload.index),
                 self.context.eq(self.context + 1),
-                Cat(offset, row, block).eq(0),
                 acc.eq(arriving.acc),
                 params.eq(arriving.params),
                 opening.eq(1),
             ]
-        return {"valid": valid, "offset": offset, "acc": acc, "params": params, "opening": opening, "end": end, "halted": halted}
+        values = {"valid": valid, "acc": acc, "params": params, "opening": opening, "end": end, "halted": halted}
+        return values | dict(zip(("offset", "operand"), offsets))
+
+    @staticmethod
+    def _offset(m, name, advance, accept, last, steps):
+        """Return the pixel's distance from the first one: ``steps`` are those of columns, rows and blocks."""
+        offset, row, block = (Signal(16, name=f"{name}_{axis}") for axis in ("offset", "row", "block"))
+        base, step, following = (Signal(16, name=f"{name}_{part}") for part in ("base", "step", "following"))
+        with m.If(~last["x"]):
+            m.d.comb += [base.eq(offset), step.eq(steps[0])]
+        with m.Elif(~last["y"]):
+            m.d.comb += [base.eq(row), step.eq(steps[1])]
+        with m.Else():
+            m.d.comb += [base.eq(block), step.eq(steps[2])]
+        m.d.comb += following.eq(base + step)
+        with m.If(advance):
+            m.d.sync += offset.eq(following)
+            with m.If(last["x"]):
+                m.d.sync += row.eq(following)
+                with m.If(last["y"]):
+                    m.d.sync += block.eq(following)
+        with m.If(accept):
+            m.d.sync += Cat(offset, row, block).eq(0)
+        return offset
 
     def _check(self, m, pixel, dest, operand):
         """Return the :class:`ErrorCode` of the pixel about to be issued, in the order in which the golden executor looks."""
         config, word = self.config, self.instruction
         constants = max(1, 2 // config.lanes)
         code = Signal(ErrorCode)
-        with m.If((word.slot >= config.slots) | (word.use_table & (word.table >= config.tables))):
+        illegal = (word.slot >= config.slots) | (word.use_table & (word.table >= config.tables))
+        with m.If(illegal | (word.combine > max(Combine)) | (word.raw > 4)):
             m.d.comb += code.eq(ErrorCode.ILLEGAL_FIELD)
         with m.Elif(pixel["acc"] >= config.acc_depth):
             m.d.comb += code.eq(ErrorCode.ACC_RANGE)
         with m.Elif(
-            (pixel["params"] > config.param_depth - config.beats) | (word.add & (word.add_params > config.param_depth - constants))
+            (pixel["params"] > config.param_depth - config.beats)
+            | ((word.combine == Combine.ADD) & (word.combine_params > config.param_depth - constants))
         ):
             m.d.comb += code.eq(ErrorCode.PARAM_RANGE)
-        with m.Elif((dest >= config.act_depth) | (word.add & (operand >= config.act_depth))):
+        with m.Elif((dest >= config.act_depth) | ((word.combine != Combine.NONE) & (operand >= config.act_depth))):
             m.d.comb += code.eq(ErrorCode.ACT_RANGE)
         return code
 
@@ -203,11 +221,11 @@ class Drain(wiring.Component):
         config, word = self.config, self.instruction
         constants = max(1, 2 // config.lanes)
         dest, operand = Signal(16), Signal(16)
-        m.d.comb += [dest.eq(word.dest + pixel["offset"]), operand.eq(word.operand + pixel["offset"])]
+        m.d.comb += [dest.eq(word.dest + pixel["offset"]), operand.eq(word.operand + pixel["operand"])]
         code = self._check(m, pixel, dest, operand)
 
-        valid, add, bad = Signal(), Signal(), Signal()
-        params, add_params, context = Signal(14), Signal(14), Signal(range(CONTEXTS))
+        valid, paired, bad = Signal(), Signal(), Signal()
+        params, constants_at, context = Signal(14), Signal(14), Signal(range(CONTEXTS))
         fetching, part = Signal(), Signal()
         error = Signal(Error)
         number = self.number
@@ -216,8 +234,8 @@ class Drain(wiring.Component):
         m.d.comb += [
             last.eq(number == config.beats - 1),
             fetch.eq(valid & fetching & ~bad & self.drained),
-            self.operand_valid.eq(valid & ~fetching & ~bad & add & (number == 0) & self.tag.ready),
-            go.eq(valid & ~fetching & ~bad & ((number != 0) | (self.tag.ready & (~add | self.operand_ready)))),
+            self.operand_valid.eq(valid & ~fetching & ~bad & paired & (number == 0) & self.tag.ready),
+            go.eq(valid & ~fetching & ~bad & ((number != 0) | (self.tag.ready & (~paired | self.operand_ready)))),
             self.tag.valid.eq(go & (number == 0)),
             advance.eq(pixel["valid"] & (~valid | (go & last)) & ~pixel["halted"]),
             self.beat.valid.eq(go | fetch),
@@ -230,7 +248,7 @@ class Drain(wiring.Component):
             self.error.code.eq(error.code),
             self.error.index.eq(error.index),
         ]
-        m.d.sync += self.param_addr.eq(Mux(fetch, add_params + part, params + number))
+        m.d.sync += self.param_addr.eq(Mux(fetch, constants_at + part, params + number))
         with m.If(fetch):
             m.d.sync += part.eq(part + 1)
             with m.If(part == constants - 1):
@@ -242,14 +260,14 @@ class Drain(wiring.Component):
         with m.If(advance):
             m.d.sync += [
                 valid.eq(1),
-                add.eq(word.add),
+                paired.eq(word.combine != Combine.NONE),
                 bad.eq(code != ErrorCode.NONE),
                 error.code.eq(code),
                 error.index.eq(self.index),
-                fetching.eq(pixel["opening"] & word.add),
+                fetching.eq(pixel["opening"] & (word.combine != Combine.NONE)),
                 context.eq(self.context),
                 params.eq(pixel["params"]),
-                add_params.eq(word.add_params),
+                constants_at.eq(word.combine_params),
                 self.acc_bank.eq(word.bank),
                 self.acc_addr.eq(pixel["acc"]),
                 self.operand_addr.eq(operand),

@@ -37,6 +37,7 @@ __all__ = [
     "TOKEN_BITS",
     "AddParams",
     "ChannelParams",
+    "Combine",
     "EndInstruction",
     "ErrorCode",
     "ExecuteInstruction",
@@ -54,7 +55,7 @@ __all__ = [
     "unpack",
 ]  # fmt: skip
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 INSTRUCTION_BITS = 256
 TOKEN_BITS = 10
 ADD_FRACTION = 24
@@ -94,6 +95,16 @@ class ErrorCode(enum.Enum, shape=8):
     TOKENS_LEFT = 10  # END with a token counter not zero
     DEADLOCK = 11  # every unit that has work waits for a token that nobody will send
     PROGRAM_RANGE = 12  # ran past the last instruction of the program memory
+
+
+class Combine(enum.IntEnum, shape=3):
+    """What ``STORE`` does with the bytes of its operand; the values not listed are illegal."""
+
+    NONE = 0
+    ADD = 1
+    MUL = 2
+    MIN = 3
+    MAX = 4
 
 
 class Waits(data.Struct):
@@ -179,15 +190,21 @@ class StoreInstruction(data.Struct):
     """Requantise an output tile and write it to the activation memory.
 
     Takes the ``blocks × tile_rows × tile_cols`` consecutive accumulator entries from ``acc`` of ``bank``; entry ``(b, y, x)`` goes
-    to bytes ``slot * cols`` … ``slot * cols + cols - 1`` of word ``dest + b * block_step + y * row_step + x * col_step``. Each
-    value passes, in this order:
+    to bytes ``slot * cols`` … ``slot * cols + cols - 1`` of word ``dest + b * block_step + y * row_step + x * col_step``. With a
+    ``combine`` other than ``NONE`` each byte meets one of the operand tensor: the same byte of word
+    ``operand + b * operand_block_step + y * operand_row_step + x * col_step``, with ``operand_still`` without the last term, so that
+    one row, column or pixel serves them all. Each value passes, in this order:
 
-    1. requantise with the column's :class:`ChannelParams` (entries from ``params``; block ``b`` takes the next column tile's
-       with ``advance``, the same ones otherwise), add ``zero_point``, clip to ``[low, high]``;
-    2. with ``use_table``, look up table number ``table`` (index: the value's bits as an unsigned byte);
-    3. with ``add``, combine with the byte at the same place of the operand tensor (word
-       ``operand + b * block_step + y * row_step + x * col_step``) by the :class:`AddParams` at entry ``add_params``, clip to
-       ``[add_low, add_high]``.
+    1. add the bias of the column's :class:`ChannelParams` (entries from ``params``; block ``b`` takes the next column tile's
+       with ``advance``, the same ones otherwise), modulo 2^32;
+    2. with ``combine`` = ``MUL``, multiply the low 18 bits (as signed) with the operand less ``combine_low``; else with ``raw`` = ``1 + k``,
+       take byte ``k`` of the sum instead of it, as int8;
+    3. requantise with the same parameters, add ``zero_point``, clip to ``[low, high]``;
+    4. with ``use_table``, look up table number ``table`` (index: the value's bits as an unsigned byte);
+    5. with ``combine`` = ``ADD``, add the operand by the :class:`AddParams` at entry ``combine_params``; with ``MIN`` or ``MAX``, keep the
+       smaller or the larger of the two bytes; after any of the three, clip to ``[combine_low, combine_high]``.
+
+    Values of ``raw`` from 5 on are illegal.
     """
 
     header: Header
@@ -208,12 +225,16 @@ class StoreInstruction(data.Struct):
     high: signed(8)
     use_table: 1
     table: 4
-    add: 1
-    add_params: 14
+    combine: Combine
+    combine_params: 14
     operand: 16
-    add_low: signed(8)
-    add_high: signed(8)
-    reserved: 38
+    combine_low: signed(8)
+    combine_high: signed(8)
+    operand_block_step: 16
+    operand_row_step: 16
+    operand_still: 1
+    raw: 3
+    reserved: 0
 
 
 class UnfoldInstruction(data.Struct):
@@ -267,7 +288,7 @@ class AddParams(data.Struct):
     """Residual addition: ``round_half_even((result * k_result + operand * k_operand + k_zero) / 2**ADD_FRACTION)``.
 
     ``result`` is the value after requantisation (and table), ``operand`` the byte read from memory. Takes the low 128 bits of
-    parameter entry ``add_params``, or with one lane the entries ``add_params`` (low half) and ``add_params + 1``.
+    parameter entry ``combine_params``, or with one lane the entries ``combine_params`` (low half) and ``combine_params + 1``.
     """
 
     k_result: signed(28)

@@ -1,10 +1,13 @@
 """Requantiser: int32 accumulators to int8, bit for bit as float32 arithmetic would do it.
 
-Sits between the accumulators and the activation table. The golden function is
-:func:`celosia.sim.numerics.requantize`. Per lane, one element a cycle::
+Sits between the accumulators and the activation table. The golden function is :func:`celosia.sim.numerics.requantize`, of the sum or of
+what :func:`~celosia.sim.numerics.sum_byte` and :func:`~celosia.sim.numerics.multiply` make of it. Per lane, one element a cycle::
 
-    acc + bias ─► normalise ─► round to 24 bits ─► × mantissa ─► shift to the binary point ─► round ─► + zero point ─► clip
-        1             3               1                5                      1                 1                       2
+    acc + bias ─► or one byte, or × (operand - its zero) ─► normalise ─► round to 24 bits ─► × mantissa ─► …
+        1                          3                            3               1                5
+
+    … ─► shift to the binary point ─► round ─► + zero point ─► clip
+                      1                     1                    2
 
 Both roundings to 24 significant bits happen in two's complement. A sum ``n`` has the same leading position as its magnitude except
 at negative powers of two, which need no rounding. The product, of 47 or 48 significant bits, is not rounded at all: being
@@ -21,11 +24,14 @@ from celosia.rtl.multiplier import FORMS, Multiplier
 
 __all__ = ["CONTROL_LATENCY", "LATENCY", "Requantizer"]
 
-CONTROL_LATENCY = 8 + Multiplier.LATENCY
+CONTROL_LATENCY = 8 + 2 * Multiplier.LATENCY
 """Cycles after the operands at which ``zero_point``, ``low`` and ``high`` of the same elements are taken."""
 
 LATENCY = CONTROL_LATENCY + 3
 """Cycles from operands to result."""
+
+_FRONT = Multiplier.LATENCY
+"""Cycles for the byte or the product that take the sum's place."""
 
 _HALF = 17
 """The mantissa and the rounded sum are multiplied in halves of 17 bits, the widest unsigned operand of a signed 18-bit multiplier."""
@@ -42,7 +48,7 @@ class Requantizer(wiring.Component):
     lanes : int
         Elements per cycle.
     multiplier_form : str
-        One of :data:`celosia.rtl.multiplier.FORMS`; four multipliers per lane.
+        One of :data:`celosia.rtl.multiplier.FORMS`; five multipliers per lane.
 
     Members
     -------
@@ -50,6 +56,10 @@ class Requantizer(wiring.Component):
         Accumulators.
     params : ``In``, ``lanes`` × :class:`~celosia.rtl.isa.ChannelParams`
         Their channels' parameters, in the same cycle. ``mantissa`` has bit 23 set, or else counts as zero.
+    raw : ``In(3)``
+        Common to all lanes, in the same cycle: 1 + the number of the sum's byte to take instead of it, or zero.
+    multiply : ``In(1)``, operand : ``In``, ``lanes`` × signed(8), operand_zero : ``In(signed(8))``
+        In the same cycle: with ``multiply``, the low 18 bits of the sum are multiplied with ``operand - operand_zero``.
     zero_point, low, high : ``In(signed(8))``
         Common to all lanes; taken :data:`CONTROL_LATENCY` cycles after ``acc``. ``low`` is at most ``high``.
     result : ``Out``, ``lanes`` × signed(8)
@@ -69,6 +79,10 @@ class Requantizer(wiring.Component):
         super().__init__({
             "acc": In(data.ArrayLayout(signed(32), lanes)),
             "params": In(data.ArrayLayout(ChannelParams, lanes)),
+            "raw": In(3),
+            "multiply": In(1),
+            "operand": In(data.ArrayLayout(signed(8), lanes)),
+            "operand_zero": In(signed(8)),
             "zero_point": In(signed(8)),
             "low": In(signed(8)),
             "high": In(signed(8)),
@@ -78,12 +92,17 @@ class Requantizer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         low, high = Signal.like(self.low), Signal.like(self.high)
-        m.d.sync += [low.eq(self.low), high.eq(self.high)]
+        raw, multiply = Signal.like(self.raw), Signal(Multiplier.LATENCY)
+        m.d.sync += [low.eq(self.low), high.eq(self.high), raw.eq(self.raw), multiply.eq(Cat(self.multiply, multiply))]
         for n in range(self.lanes):
             m.submodules[f"lane{n}"] = lane = _Lane(multiplier_form=self.multiplier_form)
             m.d.comb += [
                 lane.acc.eq(self.acc[n]),
                 lane.params.eq(self.params[n]),
+                lane.raw.eq(raw),
+                lane.multiply.eq(multiply[-1]),
+                lane.operand.eq(self.operand[n]),
+                lane.operand_zero.eq(self.operand_zero),
                 lane.zero_point.eq(self.zero_point),
                 lane.low.eq(low),
                 lane.high.eq(high),
@@ -93,10 +112,15 @@ class Requantizer(wiring.Component):
 
 
 class _Lane(wiring.Component):
-    """One element per cycle; as :class:`Requantizer`, but ``low`` and ``high`` are taken one cycle later."""
+    """One element per cycle; as :class:`Requantizer`, but ``raw``, ``low`` and ``high`` are taken one cycle later, ``multiply`` with the
+    product."""
 
     acc: In(signed(32))
     params: In(ChannelParams)
+    raw: In(3)
+    multiply: In(1)
+    operand: In(signed(8))
+    operand_zero: In(signed(8))
     zero_point: In(signed(8))
     low: In(signed(8))
     high: In(signed(8))
@@ -118,9 +142,17 @@ class _Lane(wiring.Component):
             return value
 
         # 0: the sum wraps as in MLAS.
-        total = after(1, (self.acc + self.params.bias)[:32].as_signed(), "total")
+        total = (self.acc + self.params.bias)[:32].as_signed()
+        m.submodules.product = product = Multiplier(width_a=18, width_b=9, form=self.multiplier_form)
+        m.d.comb += [product.a.eq(total[:18].as_signed()), product.b.eq(self.operand - self.operand_zero)]
+        total = after(1, total, "total")
 
-        # 1…3: shift out copies of the sign, so that bits 31 and 30 differ.
+        # 1…3: a byte of it, or the product.
+        byte = total.as_unsigned().word_select((self.raw - 1)[:2], 8).as_signed()
+        total = after(_FRONT - 1, Mux(self.raw.any(), byte, total), "chosen")
+        total = after(1, Mux(self.multiply, product.p, total), "sum")
+
+        # 4…6: shift out copies of the sign, so that bits 31 and 30 differ.
         lead = []
         for steps in ((16,), (8, 4), (2, 1)):
             found = []
@@ -134,17 +166,17 @@ class _Lane(wiring.Component):
             total = after(1, total, f"normal{steps[-1]}")
             lead = [after(1, bit, f"lead{steps[-1]}_{n}") for n, bit in enumerate(lead + found)]
 
-        # 4: round to 24 significant bits. ``point`` is the place of the binary point in the product, counted from bit 39.
+        # 7: round to 24 significant bits. ``point`` is the place of the binary point in the product, counted from bit 39.
         up = total[6] & (total[7] | total[:6].any())
         rounded = after(1, (total[7:].as_signed() + up)[:26].as_signed(), "rounded")
-        mantissa = after(4, self.params.mantissa, "mantissa")
-        shift = after(4, self.params.shift, "shift")
+        mantissa = after(_FRONT + 4, self.params.mantissa, "mantissa")
+        shift = after(_FRONT + 4, self.params.shift, "shift")
         zero = after(1, (total[30] == total[31]) | ~mantissa[23], "zero")
         mantissa = after(1, mantissa, "mantissa_last")
         point = after(1, (shift + Cat(reversed(lead)) - 46)[:8].as_signed(), "point")
         negative = after(1, total[31], "negative")
 
-        # 5: multiply; the sum of products follows in two steps.
+        # 8: multiply; the sum of products follows in two steps.
         halves = [
             (rounded[:_HALF].as_unsigned(), rounded[_HALF:].as_signed()),
             (mantissa[:_HALF].as_unsigned(), mantissa[_HALF:].as_unsigned()),
@@ -176,7 +208,7 @@ class _Lane(wiring.Component):
         below = after(1, Cat(near > n for n in range(_WINDOW - 1)), "below")  # bit n: product bit 38 + n is a fraction bit below 1/2
         near = after(1, near, "near")
 
-        # 10: ``number`` is the integer part, with the fraction's first bit below it. The bits from there down to half an ulp decide on ties.
+        # 13: ``number`` is the integer part, with the fraction's first bit below it. The bits from there down to half an ulp decide on ties.
         number = after(1, Mux(kill, 0, product[38:].as_signed() >> near)[:11].as_signed(), "number")
         ones = (product[38:47] | ~below).all() & product[24:38].all()
         zeros = ~(product[38:47] & below).any() & ~product[24:38].any()
@@ -186,11 +218,11 @@ class _Lane(wiring.Component):
         over = zeros & Mux(wide, ~product[23] | (~product[22] & low_empty), ~product[23] & (~product[22] | low_empty))
         under, over = after(1, under, "under"), after(1, over, "over")
 
-        # 11: round to the nearest, ties to even.
+        # 14: round to the nearest, ties to even.
         increment = Mux(number[0], ~over | number[1], under & number[1])
         value = after(1, (number[1:].as_signed() + self.zero_point + increment)[:12].as_signed(), "value")
 
-        # 12, 13: clip.
+        # 15, 16: clip.
         top = after(1, Mux(saturate, ~negative, value > self.high), "top")
         bottom = after(1, Mux(saturate, negative, value < self.low), "bottom")
         value, low, high = after(1, value[:8].as_signed(), "inside"), after(1, self.low, "low_last"), after(1, self.high, "high_last")

@@ -1,4 +1,4 @@
-"""Store unit: drains accumulators through requantiser, table and residual addition into the activation memory.
+"""Store unit: drains accumulators through requantiser, table and a second operand into the activation memory.
 
 ::
 
@@ -7,8 +7,8 @@
                          └───────────────────────────── tags ─────────────────────────┘
 
 The pipeline from the drain to the results never stops: a pixel is issued only if the results have room for it. One accumulator entry
-takes ``beats`` cycles; the first write follows :data:`LATENCY` cycles after its reads. An instruction without addition passes the adder
-with the constants of the identity. What is constant during an instruction waits in LUT RAM until its elements come by.
+takes ``beats`` cycles; the first write follows :data:`LATENCY` cycles after its reads. An operand is multiplied in front of the
+requantiser and added, or compared, behind the table. Without an addition all pass the adder with the constants of the identity. What is constant during an instruction waits in LUT RAM until its elements come by.
 """
 
 from amaranth.hdl import *
@@ -30,7 +30,7 @@ from celosia.rtl.interfaces import (
     TableReadSignature,
     UnitSignature,
 )
-from celosia.rtl.isa import ADD_FRACTION, AddParams, Signals
+from celosia.rtl.isa import ADD_FRACTION, AddParams, Combine, Signals
 from celosia.rtl.multiplier import FORMS
 from celosia.rtl.queue import Queue
 
@@ -52,6 +52,14 @@ class _Bounds(data.Struct):
     high: signed(8)
 
 
+class _Front(data.Struct):
+    """What the requantiser takes with the sum."""
+
+    raw: 3
+    multiply: 1
+    operand_zero: signed(8)
+
+
 class _Requantise(data.Struct):
     zero_point: signed(8)
     bounds: _Bounds
@@ -60,6 +68,12 @@ class _Requantise(data.Struct):
 class _Lookup(data.Struct):
     use: 1
     table: 4
+
+
+class _Choice(data.Struct):
+    add: 1
+    minimum: 1
+    maximum: 1
 
 
 class _Factors(data.Struct):
@@ -79,7 +93,7 @@ class Store(wiring.Component):
     ----------
     config : EngineConfig
     multiplier : str
-        One of :data:`celosia.rtl.multiplier.FORMS`; eight multipliers per lane.
+        One of :data:`celosia.rtl.multiplier.FORMS`; nine multipliers per lane.
 
     Members
     -------
@@ -171,16 +185,23 @@ class Store(wiring.Component):
             requantize.acc.as_value().eq(self.acc.data.as_value().word_select(number, 32 * lanes)),
             params.eq(self.params.data),
             params_before.eq(params),
-            word.eq(self.operand.data.as_value().word_select(slot, 8 * cols)),
         ]
+        with m.If(elements[ACT_READ_LATENCY] & beats[ACT_READ_LATENCY].first):  # the pixel's other beats multiply by it as well
+            m.d.sync += word.eq(self.operand.data.as_value().word_select(slot, 8 * cols))
 
-        # Requantise, look up.
+        # Multiply, requantise, look up.
+        multiplies = instruction.combine == Combine.MUL
+        front, _ = constant("front", _Front, Cat(instruction.raw, multiplies, instruction.combine_low), age=_OPERANDS)
         control, _ = constant(
             "requantise", _Requantise, Cat(instruction.zero_point, instruction.low, instruction.high),
             age=_OPERANDS + requantizer.CONTROL_LATENCY,
         )  # fmt: skip
         lookup, _ = constant("lookup", _Lookup, Cat(instruction.use_table, instruction.table), age=_REQUANTISED)
         m.d.comb += [
+            requantize.raw.eq(front.raw),
+            requantize.multiply.eq(front.multiply),
+            requantize.operand.as_value().eq(word.word_select(self._delayed(m, number, 1), 8 * lanes)),
+            requantize.operand_zero.eq(front.operand_zero),
             requantize.zero_point.eq(control.zero_point),
             requantize.low.eq(control.bounds.low),
             requantize.high.eq(control.bounds.high),
@@ -191,21 +212,24 @@ class Store(wiring.Component):
             m.d.comb += self.tables.addr[lane].eq(Cat(requantize.result[lane].as_unsigned(), lookup.table))
         m.d.comb += adder.result.as_value().eq(Mux(use_table, self.tables.data.as_value(), plain))
 
-        # Add. Constants are fetched from the parameter memory, in two halves where an entry has only one.
+        # Add or compare. Constants are fetched from the parameter memory, in two halves where an entry has only one.
         fetched = data.View(AddParams, params[:128] if lanes > 1 else Cat(params_before, params))
         kept = beats[_OPERANDS].valid & beats[_OPERANDS].fetch, beats[_OPERANDS].context
-        _, adds = constant("adds", 1, instruction.add, age=_ADDENDS)
+        choices = [instruction.combine == choice for choice in (Combine.ADD, Combine.MIN, Combine.MAX)]
+        _, choice = constant("choice", _Choice, Cat(choices), age=_ADDENDS)
         _, factors = constant("factors", _Factors, Cat(fetched.k_result, fetched.k_operand), age=_ADDENDS, stored=kept)
         late = _ADDENDS + add.CONTROL_LATENCY
-        _, adds_late = constant("adds_late", 1, instruction.add, age=late)
+        _, choice_late = constant("choice_late", _Choice, Cat(choices), age=late)
         _, k_zero = constant("k_zero", signed(40), fetched.k_zero, age=late, stored=kept)
-        _, bounds = constant("bounds", _Bounds, Cat(instruction.add_low, instruction.add_high), age=late)
+        _, bounds = constant("bounds", _Bounds, Cat(instruction.combine_low, instruction.combine_high), age=late)
         m.d.sync += [
-            adder.k_result.eq(Mux(adds, factors.k_result, 1 << ADD_FRACTION)),
-            adder.k_operand.eq(Mux(adds, factors.k_operand, 0)),
-            adder.k_zero.eq(Mux(adds_late, k_zero, 0)),
-            adder.low.eq(Mux(adds_late, bounds.low, -128)),
-            adder.high.eq(Mux(adds_late, bounds.high, 127)),
+            adder.minimum.eq(choice.minimum),
+            adder.maximum.eq(choice.maximum),
+            adder.k_result.eq(Mux(choice.add, factors.k_result, 1 << ADD_FRACTION)),
+            adder.k_operand.eq(Mux(choice.add, factors.k_operand, 0)),
+            adder.k_zero.eq(Mux(choice_late.add, k_zero, 0)),
+            adder.low.eq(Mux(choice_late.as_value().any(), bounds.low, -128)),
+            adder.high.eq(Mux(choice_late.as_value().any(), bounds.high, 127)),
         ]
         taken = Signal(range(config.beats))
         m.d.sync += adder.operand.as_value().eq(operands.o.payload.word_select(taken, 8 * lanes))

@@ -7,7 +7,7 @@ there, in the order in which the sequencer would hand them out.
 
 import numpy as np
 
-from celosia.rtl.isa import TOKEN_BITS, ErrorCode, Opcode, decode
+from celosia.rtl.isa import TOKEN_BITS, Combine, ErrorCode, Opcode, decode
 from celosia.sim import numerics
 from celosia.sim.footprint import execute_reads, store_words, unfold_bytes, unfold_words
 from celosia.tools.errors import BadInput, BadProgram, EngineError
@@ -273,31 +273,41 @@ class Executor:
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"slot {i.slot} of {config.slots}")
         if i.use_table and i.table >= config.tables:
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"table {i.table} of {config.tables}")
+        if i.combine > max(Combine) or i.raw > 4:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"combine {i.combine}, raw {i.raw}")
         if i.acc + count > config.acc_depth:
             raise GoldenError(ErrorCode.ACC_RANGE, index, f"accumulator entry {i.acc + count - 1}")
         last = i.params + config.beats * (i.blocks if i.advance else 1)
         if last > config.param_depth:
             raise GoldenError(ErrorCode.PARAM_RANGE, index, f"parameter entry {last - 1}")
-        if i.add and i.add_params + max(1, 2 // config.lanes) > config.param_depth:
-            raise GoldenError(ErrorCode.PARAM_RANGE, index, f"parameter entry {i.add_params}")
+        if i.combine == Combine.ADD and i.combine_params + max(1, 2 // config.lanes) > config.param_depth:
+            raise GoldenError(ErrorCode.PARAM_RANGE, index, f"parameter entry {i.combine_params}")
         dest, operand = store_words(i)
         self._check_act(index, dest)
+        lanes = slice(i.slot * config.cols, (i.slot + 1) * config.cols)
+        if operand is not None:
+            self._check_act(index, operand)
+            operand = self.act[:, operand, lanes]
         words = self.params[i.params : last].reshape(-1, 1, 1, config.cols, 2)
         bias = words[..., 0].view(np.int32)
         mantissa = (words[..., 1] & 0xFFFFFF).astype(np.int64)
         shift = (words[..., 1] >> 24 & 0x3F).astype(np.int64)
         acc = self.acc[:, i.bank, i.acc : i.acc + count].reshape(-1, i.blocks, i.tile_rows, i.tile_cols, config.cols)
         acc, bias, mantissa, shift = np.broadcast_arrays(acc, bias[None], mantissa[None], shift[None])
-        value = numerics.requantize(acc, bias, mantissa, shift, i.zero_point, i.low, i.high).astype(np.int8)
+        if i.combine == Combine.MUL:
+            acc, bias = numerics.multiply(acc, bias, operand, i.combine_low), 0
+        elif i.raw:
+            acc, bias = numerics.sum_byte(acc, bias, i.raw - 1), 0
+        value = numerics.requantize(acc, bias, mantissa, shift, i.zero_point, i.low, i.high)
         if i.use_table:
             value = self.tables[i.table][value.view(np.uint8)]
-        lanes = slice(i.slot * config.cols, (i.slot + 1) * config.cols)
-        if i.add:
-            self._check_act(index, operand)
-            raw = self.params[i.add_params : i.add_params + 2].tobytes()[:16]
-            k = int.from_bytes(raw, "little")
+        if i.combine == Combine.ADD:
+            k = int.from_bytes(self.params[i.combine_params : i.combine_params + 2].tobytes()[:16], "little")
             factors = [_signed(k, 28), _signed(k >> 28, 28), _signed(k >> 56, 40)]
-            value = numerics.add_residual(value, self.act[:, operand, lanes], *factors, i.add_low, i.add_high).astype(np.int8)
+            value = numerics.add_residual(value, operand, *factors, i.combine_low, i.combine_high)
+        elif i.combine in (Combine.MIN, Combine.MAX):
+            value = (np.minimum if i.combine == Combine.MIN else np.maximum)(value, operand)
+            value = np.clip(value, i.combine_low, i.combine_high)
         self.act[:, dest, lanes] = value
 
     def run_load(self, index, i):

@@ -5,6 +5,8 @@ The golden executor moves data with it; the compiler's verifier proves orderings
 
 import numpy as np
 
+from celosia.rtl.isa import Combine
+
 __all__ = ["execute_reads", "store_words", "unfold_bytes", "unfold_words"]
 
 ADDRESS_MASK = 0xFFFF
@@ -37,14 +39,14 @@ def execute_reads(instruction):
 
 def store_words(instruction):
     """Return ``(dest, operand)``: the words a ``STORE`` writes and reads, int32 ``[blocks, tile_rows, tile_cols]``; ``operand`` is
-    None without an addition."""
+    None where nothing is combined."""
     i = instruction
-    offset = (
-        np.arange(i.blocks)[:, None, None] * i.block_step
-        + np.arange(i.tile_rows)[:, None] * i.row_step
-        + np.arange(i.tile_cols) * i.col_step
-    )
-    return (i.dest + offset) & ADDRESS_MASK, (i.operand + offset) & ADDRESS_MASK if i.add else None
+    block, y, x = np.ogrid[: i.blocks, : i.tile_rows, : i.tile_cols]
+    dest = (i.dest + block * i.block_step + y * i.row_step + x * i.col_step) & ADDRESS_MASK
+    if i.combine == Combine.NONE:
+        return dest, None
+    step = 0 if i.operand_still else i.col_step
+    return dest, (i.operand + block * i.operand_block_step + y * i.operand_row_step + x * step) & ADDRESS_MASK
 
 
 def unfold_words(instruction):

@@ -5,7 +5,7 @@ For tests of the compiler, the golden executor and the hardware. Scales are chos
 
 import numpy as np
 
-from celosia.tools.compiler.ir import AddOperand, Conv, Copy, Graph, Pool, Tensor
+from celosia.tools.compiler.ir import Combine, Conv, Copy, Graph, Pool, Tensor
 
 __all__ = ["GraphBuilder", "matmul_graph", "random_graph", "random_inputs"]
 
@@ -71,9 +71,9 @@ class GraphBuilder:
         return self._node(Copy, "Copy", source, name, scale=np.ones(x.channels, np.float32), zero_point=0, **extra)
 
     def addition(self, tensor):
-        """Return an :class:`AddOperand` that adds ``tensor`` to the node it is given to."""
+        """Return an :class:`Combine` that adds ``tensor`` to the node it is given to."""
         k_result, k_operand = (int(self.rng.uniform(0.3, 0.9) * 2**24) for _ in range(2))
-        return AddOperand(
+        return Combine(
             tensor=tensor, k_result=k_result, k_operand=k_operand, k_zero=int(self.rng.integers(-20, 20)) << 24, low=-120
         )
 
@@ -153,7 +153,7 @@ def random_graph(seed, *, largest=12, nodes=5):
         same = [name for name in made if _shape(builder.tensors[name]) == _shape(x)]
         choice = rng.random()
         if choice < 0.15 and same:
-            last = builder.copy(last, table=bool(rng.random() < 0.5), add=builder.addition(str(rng.choice(same))))
+            last = builder.copy(last, table=bool(rng.random() < 0.5), combine=builder.addition(str(rng.choice(same))))
         elif choice < 0.25:
             last = builder.copy(last, table=True)
         elif x.matrix or x.height * x.width == 1:
@@ -168,7 +168,7 @@ def random_graph(seed, *, largest=12, nodes=5):
             last = builder.conv(last, size(), kernel=(x.height, x.width))
         else:
             if choice > 0.9 and same:  # a residual block
-                extra["add"] = builder.addition(str(rng.choice(same)))
+                extra["combine"] = builder.addition(str(rng.choice(same)))
                 last = builder.conv(last, x.channels, kernel=(3, 3), pads=(1, 1, 1, 1), **extra)
             else:
                 last = builder.conv(last, size() * 2, **_window(rng, x), unsigned=bool(rng.random() < 0.2))

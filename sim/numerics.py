@@ -18,11 +18,13 @@ __all__ = [
     "add_residual",
     "add_table_float",
     "channel_params",
+    "multiply",
     "requantize",
     "requantize_float",
     "round_shift",
     "round_significant",
     "solve_add",
+    "sum_byte",
 ]  # fmt: skip
 
 MANTISSA_BITS = 24
@@ -80,6 +82,20 @@ def channel_params(scale):
     return np.where(gone, 0, mantissa), np.where(gone, 0, shift)
 
 
+def sum_byte(acc, bias, number):
+    """Return byte ``number`` (0 the lowest) of the int32 ``acc + bias`` as int8: what ``STORE`` requantises with ``raw``."""
+    return (_wrapped_sum(acc, bias) >> 8 * number).astype(np.int8)
+
+
+def multiply(acc, bias, operand, operand_zero):
+    """Return ``(acc + bias) * (operand - operand_zero)``, what ``STORE`` requantises with ``MUL``: int32.
+
+    The sum is taken modulo 2^18, as signed; ``operand`` and ``operand_zero`` are int8. So the product has 27 bits.
+    """
+    total = (_wrapped_sum(acc, bias) + (1 << 17) & (1 << 18) - 1) - (1 << 17)
+    return (total * (np.asarray(operand, dtype=np.int64) - operand_zero)).astype(np.int32)
+
+
 def requantize(acc, bias, mantissa, shift, zero_point, low=-128, high=127):
     """Requantise accumulators: ``clip(rint(f32(f32(acc + bias) * f32(scale))) + zero_point, low, high)`` in integers.
 
@@ -98,11 +114,15 @@ def requantize(acc, bias, mantissa, shift, zero_point, low=-128, high=127):
     """
     mantissa, shift = np.asarray(mantissa, dtype=np.int64), np.asarray(shift, dtype=np.int64)
     mantissa = mantissa * (mantissa >> MANTISSA_BITS - 1)
-    total = (np.asarray(acc, dtype=np.int64) + np.asarray(bias, dtype=np.int64)).astype(np.int32).astype(np.int64)
+    total = _wrapped_sum(acc, bias)
     product = round_significant(round_significant(np.abs(total)) * mantissa)
     # The product is below 2**56: from shift 58 on it rounds to zero whatever the shift, and 2**63 would overflow.
     rounded = round_shift(product, np.minimum(shift, 60))
     return np.clip(np.where(total < 0, -rounded, rounded) + zero_point, low, high).astype(np.int8)
+
+
+def _wrapped_sum(acc, bias):
+    return (np.asarray(acc, dtype=np.int64) + np.asarray(bias, dtype=np.int64)).astype(np.int32).astype(np.int64)
 
 
 def requantize_float(acc, bias, scale, zero_point, low=-128, high=127):

@@ -6,8 +6,9 @@ Accumulation is exact in int64 (a product of int8 matrices in float64 is exact b
 
 import numpy as np
 
-from celosia.sim.numerics import add_residual, channel_params, requantize
+from celosia.sim.numerics import add_residual, channel_params, multiply, requantize
 from celosia.tools.compiler import ir
+from celosia.tools.compiler.ir import Op
 from celosia.tools.ops.pooling import near_ties
 
 __all__ = ["from_onnx", "run", "ties", "to_onnx"]
@@ -31,20 +32,25 @@ def run(graph, inputs, *, watch=None):
     """
     values = dict(inputs)
     for node in graph.nodes:
-        x, tensor = values[node.input], graph.tensors[node.input]
+        x, tensor, combine = values[node.input], graph.tensors[node.input], node.combine
+        operand = values[combine.tensor] if combine else None
         if isinstance(node, ir.Conv):
-            result = _requantize(node, _convolution(node, x, tensor.zero_point), node.scale)
-        elif isinstance(node, ir.Pool):
+            acc = _convolution(node, x, tensor.zero_point)
+        elif isinstance(node, ir.Copy):
+            acc = x + np.broadcast_to(node.bias, x.shape[1:2]).astype(np.int64)[:, None, None]
+        if isinstance(node, ir.Pool):
             result = _pooling(node, x, tensor.zero_point)
         else:
-            result = _requantize(node, x.astype(np.int64), node.scale)
+            if combine and combine.op == Op.MUL:
+                acc = multiply(acc, 0, operand, combine.zero_point)
+            result = _requantize(node, acc, node.scale)
         if node.table is not None:
             result = node.table[result.view(np.uint8)]
-        if node.add is not None:
-            add = node.add
-            result = add_residual(
-                result, values[add.tensor], add.k_result, add.k_operand, add.k_zero, add.low, add.high
-            )
+        if combine and combine.op == Op.ADD:
+            factors = combine.k_result, combine.k_operand, combine.k_zero
+            result = add_residual(result, operand, *factors, combine.low, combine.high)
+        elif combine and combine.op in (Op.MIN, Op.MAX):
+            result = (np.minimum if combine.op == Op.MIN else np.maximum)(result, operand).clip(combine.low, combine.high)
         made = graph.tensors[node.output]
         assert result.shape[1:] == (made.channels, made.height, made.width), (node.name, result.shape)
         values[node.output] = result

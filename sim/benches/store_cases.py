@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from celosia.rtl.config import EngineConfig
-from celosia.rtl.isa import AddParams, ChannelParams, Instruction, Opcode, encode, pack
+from celosia.rtl.isa import AddParams, ChannelParams, Combine, Instruction, Opcode, encode, pack
 from celosia.sim.executor import Executor
 from celosia.sim.numerics import channel_params
 
@@ -94,8 +94,8 @@ class StoreCase:
         ]
         raw = b"".join(value.to_bytes(8, "little") for row in entries for value in row)
         words = np.frombuffer(raw, np.uint32).reshape(config.param_depth, 2 * config.lanes).copy()
-        self.add_params = list(range(config.param_depth - 20, config.param_depth - 1, max(1, 2 // config.lanes)))
-        for entry in self.add_params:
+        self.combine_params = list(range(config.param_depth - 20, config.param_depth - 1, max(1, 2 // config.lanes)))
+        for entry in self.combine_params:
             constants = pack(
                 AddParams,
                 k_result=rng.integers(-(1 << 24), 1 << 24), k_operand=rng.integers(-(1 << 24), 1 << 24),
@@ -115,10 +115,17 @@ class StoreCase:
         reach = (blocks - 1) * block_step + (rows - 1) * row_step + (cols - 1) * col_step
         advance = bool(rng.integers(2))
         low, high = np.sort(rng.integers(-128, 128, 2)) if rng.random() < 0.3 else (-128, 127)
-        add_low, add_high = np.sort(rng.integers(-128, 128, 2)) if rng.random() < 0.3 else (-128, 127)
+        combine_low, combine_high = np.sort(rng.integers(-128, 128, 2)) if rng.random() < 0.3 else (-128, 127)
         dest = int(rng.choice([rng.integers(0, config.act_depth - reach), 0, config.act_depth - 1 - reach]))
-        # In place, or clear of the destination: golden reads all operands first.
+        # The operand lies in place or clear of the destination: golden reads all of it first.
+        still, *steps = 0, row_step, block_step
         apart = [word for word in range(config.act_depth - reach) if abs(word - dest) > reach] + [dest]
+        if rng.random() < 0.5:
+            still_too, *steps_too = (int(rng.integers(0, high)) for high in (2, 4, 4))
+            span = (blocks - 1) * steps_too[1] + (rows - 1) * steps_too[0] + (0 if still_too else (cols - 1) * col_step)
+            clear = [word for word in range(config.act_depth - span) if word + span < dest or word > dest + reach]
+            if clear:
+                still, steps, apart = still_too, steps_too, clear
         entries = (blocks if advance else 1) * config.beats
         values = dict(
             signal_load=int(rng.integers(2)), signal_execute=int(rng.integers(2)),
@@ -128,6 +135,8 @@ class StoreCase:
             params=int(rng.integers(0, config.param_depth - 20 - entries)), advance=advance,
             zero_point=int(rng.integers(-128, 128)), low=low, high=high,
             use_table=int(rng.integers(2)), table=int(rng.integers(config.tables)),
-            add=int(rng.integers(2)), add_params=int(rng.choice(self.add_params)), add_low=add_low, add_high=add_high,
+            combine=int(rng.choice(list(Combine))), combine_params=int(rng.choice(self.combine_params)),
+            combine_low=combine_low, combine_high=combine_high, raw=int(rng.integers(1, 5)) if rng.random() < 0.3 else 0,
+            operand_row_step=steps[0], operand_block_step=steps[1], operand_still=still,
         )  # fmt: skip
         return Instruction(Opcode.STORE, **(values | fields))

@@ -12,8 +12,8 @@ from celosia.sim.numerics import ADD_LIMITS, add_residual
 SEED = 3
 
 
-def run(lanes, result, operand, constants, bounds):
-    """Feed ``[cycles, lanes]`` addends with one set of constants and bounds per cycle; return the sums."""
+def run(lanes, result, operand, constants, bounds, choices=None):
+    """Feed ``[cycles, lanes]`` addends with one set of constants, bounds and choices (minimum, maximum) per cycle; return the sums."""
     dut = Adder(lanes=lanes, multiplier_form="portable")
     sums = []
 
@@ -22,6 +22,9 @@ def run(lanes, result, operand, constants, bounds):
             if cycle < len(result):
                 ctx.set(dut.result.as_value(), int.from_bytes(result[cycle].tobytes(), "little"))
                 ctx.set(dut.operand.as_value(), int.from_bytes(operand[cycle].tobytes(), "little"))
+                if choices is not None:
+                    ctx.set(dut.minimum, int(choices[cycle, 0]))
+                    ctx.set(dut.maximum, int(choices[cycle, 1]))
                 ctx.set(dut.k_result, int(constants[cycle, 0]))
                 ctx.set(dut.k_operand, int(constants[cycle, 1]))
             if 0 <= (row := cycle - CONTROL_LATENCY) < len(result):
@@ -74,6 +77,17 @@ def test_ties_go_to_even_on_both_sides_of_zero():
     half, unit = 1 << 23, 1 << 24
     for constants in ([half, 0, 0], [half, half, 0], [unit, unit, half], [-half, unit, unit], [half, 0, 1], [half, 0, -1]):
         compare(1, values, values[::-1].copy(), np.tile(constants, (256, 1)), np.tile([-128, 127], (256, 1)))
+
+
+def test_smaller_or_larger_takes_the_place_of_the_result():
+    rng = np.random.default_rng(SEED)
+    result, operand = addends(rng, 2000, 2)
+    choices = np.array([(0, 0), (1, 0), (0, 1)])[rng.integers(0, 3, len(result))]
+    constants = np.stack([np.full(len(result), 1 << 24), *rng.integers(-1000, 1000, (2, len(result)))], axis=1)
+    bounds = np.tile([-100, 127], (len(result), 1))
+    got = run(2, result, operand, constants, bounds, choices)
+    chosen = np.where(choices[:, :1], np.minimum(result, operand), np.where(choices[:, 1:], np.maximum(result, operand), result))
+    assert np.array_equal(got, add_residual(chosen, operand, *(constants[:, n, None] for n in range(3)), -100, 127))
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

@@ -49,7 +49,7 @@ def steps(tmp_path_factory):
     image = builder.input(3, 7, 6, unsigned=True)
     first = builder.conv(image, 6, kernel=(3, 3), pads=(1, 1, 1, 1))
     second = builder.conv(first, 6, kernel=(3, 2), pads=(1, 1, 1, 0), table=np.arange(-128, 128, dtype=np.int8)[::-1].copy())
-    third = builder.conv(second, 6, add=builder.addition(first))
+    third = builder.conv(second, 6, combine=builder.addition(first))
     graph = builder.graph(builder.pool(third, "max", (2, 2), stride=(2, 1)))
     program = compile_graph(graph, CONFIG)
     inputs = {name: batch[0] for name, batch in random_inputs(graph, 5).items()}

@@ -16,6 +16,11 @@ STORE = Instruction(
     Opcode.STORE, wait_execute=1, signal_execute=1, dest=0x100, row_step=32, col_step=1, tile_rows=4, tile_cols=32, blocks=1,
     bank=1, params=7, zero_point=-128, low=-128, high=127,
 )  # fmt: skip
+# The last fields, from bit 171: combine (3), combine_params (14), operand, combine_low, combine_high, the operand's steps, still, raw.
+COMBINE = STORE.replace(
+    combine=isa.Combine.MUL, combine_params=0x1234, operand=0xABCD, combine_low=-3, combine_high=100, operand_block_step=0x8001,
+    operand_row_step=0x7F, operand_still=1, raw=4,
+)  # fmt: skip
 UNFOLD = Instruction(
     Opcode.UNFOLD, signal_execute=1, start=0xFFFDF, dest=0x200, channels=3, kernel_y=3, kernel_x=3, streams=5, groups=2,
     tile_rows=4, tile_cols=32, y0=-1, x0=-1, stride_y=1, stride_x=1, in_height=32, in_width=32, channel_step=1024,
@@ -24,6 +29,7 @@ UNFOLD = Instruction(
 WORDS = [
     (EXECUTE, 0x10020010000080008010444042081F00C080083FFFFFFFFDF123440300002),
     (STORE, 0x1FE0200003C000007C030100000020010020001003),
+    (COMBINE, 0x9007F800164FDABCD48D101FE0200003C000007C030100000020010020001003),
     (UNFOLD, 0x200008001000800100008008047FFFFFF01F00C048208020200FFFDF20000004),
     (Instruction(Opcode.END), 1),
 ]

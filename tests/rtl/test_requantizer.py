@@ -7,7 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from celosia.rtl.requantizer import CONTROL_LATENCY, LATENCY, Requantizer
-from celosia.sim.numerics import channel_params, requantize
+from celosia.sim.numerics import channel_params, multiply, requantize, sum_byte
 from celosia.sim.pairs import edge_pairs, random_controls, random_pairs, tie_pairs
 
 SEED = 4
@@ -18,8 +18,9 @@ def packed(values, width):
     return sum((int(value) & (1 << width) - 1) << width * n for n, value in enumerate(values))
 
 
-def run(lanes, acc, bias, mantissa, shift, controls):
-    """Feed ``[cycles, lanes]`` operands and ``[cycles, 3]`` controls, one row per cycle; return the results as int8."""
+def run(lanes, acc, bias, mantissa, shift, controls, *, front=None, operand=None):
+    """Feed ``[cycles, lanes]`` operands, ``[cycles, 3]`` controls and ``front`` (raw, multiply, operand_zero), one row per cycle; return the
+    results as int8."""
     dut = Requantizer(lanes=lanes, multiplier_form="portable")
     fields = (bias & 0xFFFFFFFF) | mantissa << 32 | shift << 56
     sums = [packed(row, 32) for row in acc]
@@ -31,6 +32,10 @@ def run(lanes, acc, bias, mantissa, shift, controls):
             if cycle < len(acc):
                 ctx.set(dut.acc.as_value(), sums[cycle])
                 ctx.set(dut.params.as_value(), entries[cycle])
+                if front is not None:
+                    ctx.set(dut.operand.as_value(), packed(operand[cycle], 8))
+                    for port, value in zip((dut.raw, dut.multiply, dut.operand_zero), front[cycle].tolist()):
+                        ctx.set(port, value)
             if 0 <= (row := cycle - CONTROL_LATENCY) < len(acc):
                 for port, value in zip((dut.zero_point, dut.low, dut.high), controls[row].tolist()):
                     ctx.set(port, value)
@@ -69,6 +74,26 @@ def test_rtl_equals_golden_on_100000_pairs():
 def test_lanes_are_independent(lanes):
     rng = np.random.default_rng(SEED + lanes)
     compare(lanes, *tie_pairs(rng, 500 * lanes), rng)
+
+
+def test_a_byte_of_the_sum_or_its_product_takes_its_place():
+    rng = np.random.default_rng(SEED)
+    cycles, lanes = 4000, 2
+    acc = rng.integers(-(1 << 31), 1 << 31, (cycles, lanes)) >> rng.integers(0, 32, (cycles, lanes))
+    bias = rng.integers(-1000, 1000, acc.shape)
+    operand = rng.integers(-128, 128, acc.shape)
+    front = np.stack([rng.integers(0, 5, cycles), rng.integers(0, 2, cycles), rng.integers(-128, 128, cycles)], axis=1)
+    front[: cycles // 2, 0] = 0
+    mantissa, shift = channel_params(np.exp2(rng.uniform(-20, 0, acc.shape)).astype(np.float32))
+    controls = random_controls(rng, cycles)
+    byte = np.stack([sum_byte(acc, bias, number) for number in range(4)])[np.maximum(front[:, 0] - 1, 0), np.arange(cycles)]
+    raw = front[:, :1] > 0
+    value, addend = np.where(raw, byte, acc), np.where(raw, 0, bias)
+    product = multiply(acc, bias, operand, front[:, 2:])
+    times = front[:, 1:2] > 0
+    value, addend = np.where(times, product, value), np.where(times, 0, addend)
+    expected = requantize(value, addend, mantissa, shift, *(controls[:, n, None] for n in range(3)))
+    assert np.array_equal(run(lanes, acc, bias, mantissa, shift, controls, front=front, operand=operand), expected)
 
 
 def test_mantissa_that_is_not_normalised_counts_as_zero():

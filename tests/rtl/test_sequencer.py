@@ -180,7 +180,7 @@ def test_an_illegal_opcode_stops_the_engine(opcode):
 
 
 @pytest.mark.parametrize("word", [
-    encode(execute()) | 1 << 31, encode(execute()) | 1 << 246, encode(store()) | 1 << 255, encode(load()) | 1 << 254,
+    encode(execute()) | 1 << 31, encode(execute()) | 1 << 246, encode(store()) | 1 << 31, encode(load()) | 1 << 254,
     encode(END) | 1 << 32, encode(END) | 1 << 200, encode(END) | 1 << 4,
     encode(load(wait_load=1)), encode(execute(wait_execute=128)), encode(store(signal_store=1)), encode(END) | 1 << 28,
 ])  # fmt: skip

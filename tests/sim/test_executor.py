@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from celosia.rtl.config import PRESETS, EngineConfig
-from celosia.rtl.isa import ErrorCode, Instruction, Opcode, encode
+from celosia.rtl.isa import Combine, ErrorCode, Instruction, Opcode, encode
 from celosia.sim import numerics
 from celosia.sim.executor import Executor, GoldenError
 from celosia.tools.errors import BadInput, BadProgram
@@ -150,10 +150,14 @@ def test_store_equals_the_instruction_sets_text(config, seed):
         high=90,
         table=1,
         operand=300,
-        add_params=0,
-        add_low=-120,
-        add_high=120,
-        **{flag: int(rng.integers(0, 2)) for flag in ("advance", "use_table", "add")},
+        operand_row_step=int(rng.integers(0, 6)),
+        operand_block_step=int(rng.integers(0, 50)),
+        combine=int(rng.integers(0, 5)),
+        combine_params=0,
+        combine_low=-120,
+        combine_high=120,
+        raw=int(rng.integers(1, 5)) if rng.random() < 0.3 else 0,
+        **{flag: int(rng.integers(0, 2)) for flag in ("advance", "use_table", "operand_still")},
     )
     machine, _ = random_machine(config, rng)
     k = [int(rng.integers(0, 1 << 24)), -int(rng.integers(0, 1 << 24)), int(rng.integers(-(1 << 30), 1 << 30))]
@@ -168,22 +172,23 @@ def test_store_equals_the_instruction_sets_text(config, seed):
                 for c in range(config.cols):
                     channel = c + (b * config.cols if i.advance else 0)
                     low, high = machine.params[i.params + channel // config.lanes].reshape(-1, 2)[channel % config.lanes]
-                    value = numerics.requantize(
-                        entries[i.acc + (b * rows + y) * cols + x, c],
-                        np.uint32(low).astype(np.int32),
-                        int(high) & 0xFFFFFF,
-                        int(high) >> 24 & 63,
-                        i.zero_point,
-                        i.low,
-                        i.high,
-                    )
+                    byte = i.slot * config.cols + c
+                    place = i.operand + b * i.operand_block_step + y * i.operand_row_step + (0 if i.operand_still else x * i.col_step)
+                    operand = int(machine.act[0, place, byte])
+                    total = int(entries[i.acc + (b * rows + y) * cols + x, c]) + int(np.uint32(low).astype(np.int32))
+                    if i.combine == Combine.MUL:
+                        total = ((total + (1 << 17)) % (1 << 18) - (1 << 17)) * (operand - i.combine_low)
+                    elif i.raw:
+                        total = int(np.uint8(total >> 8 * (i.raw - 1) & 255).astype(np.int8))
+                    mantissa, shift = int(high) & 0xFFFFFF, int(high) >> 24 & 63
+                    value = numerics.requantize(total, 0, mantissa, shift, i.zero_point, i.low, i.high)
                     if i.use_table:
                         value = machine.tables[i.table][int(value) % 256]
-                    byte = i.slot * config.cols + c
-                    if i.add:
-                        value = numerics.add_residual(
-                            value, machine.act[0, i.operand + offset, byte], *k, i.add_low, i.add_high
-                        )
+                    if i.combine == Combine.ADD:
+                        value = numerics.add_residual(value, operand, *k, i.combine_low, i.combine_high)
+                    elif i.combine in (Combine.MIN, Combine.MAX):
+                        choose = min if i.combine == Combine.MIN else max
+                        value = min(max(choose(int(value), operand), i.combine_low), i.combine_high)
                     expected[i.dest + offset, byte] = value
     machine.run_store(0, i)
     assert (machine.act[0] == expected).all()
@@ -250,20 +255,22 @@ UNFOLD = Instruction(
     [
         (ErrorCode.ILLEGAL_OPCODE, 0),
         (ErrorCode.RESERVED_BITS, encode(EXECUTE) | 1 << 31),
-        (ErrorCode.RESERVED_BITS, encode(STORE) | 1 << 255),
+        (ErrorCode.RESERVED_BITS, encode(UNFOLD) | 1 << 255),
         (ErrorCode.RESERVED_BITS, EXECUTE.replace(signal_execute=1)),
         (ErrorCode.RESERVED_BITS, STORE.replace(wait_store=1)),
         (ErrorCode.ACT_RANGE, EXECUTE.replace(start=TEST.act_depth)),
         (ErrorCode.ACT_RANGE, STORE.replace(dest=TEST.act_depth)),
-        (ErrorCode.ACT_RANGE, STORE.replace(operand=TEST.act_depth, add=1)),
+        (ErrorCode.ACT_RANGE, STORE.replace(operand=TEST.act_depth, combine=Combine.MIN)),
         (ErrorCode.ACT_RANGE, UNFOLD.replace(dest=TEST.act_depth)),
         (ErrorCode.ACT_RANGE, UNFOLD.replace(start=TEST.act_bytes)),
         (ErrorCode.WEIGHT_RANGE, EXECUTE.replace(weights=TEST.weight_tiles)),
         (ErrorCode.ACC_RANGE, EXECUTE.replace(acc=TEST.acc_depth)),
         (ErrorCode.ACC_RANGE, STORE.replace(acc=TEST.acc_depth)),
         (ErrorCode.PARAM_RANGE, STORE.replace(params=TEST.param_depth - 1)),
-        (ErrorCode.PARAM_RANGE, STORE.replace(add=1, add_params=TEST.param_depth)),
+        (ErrorCode.PARAM_RANGE, STORE.replace(combine=Combine.ADD, combine_params=TEST.param_depth)),
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(slot=1)),
+        (ErrorCode.ILLEGAL_FIELD, STORE.replace(combine=5)),
+        (ErrorCode.ILLEGAL_FIELD, STORE.replace(raw=5)),
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(use_table=1, table=2)),
         (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=4, kernel_x=2)),
         (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=5)),

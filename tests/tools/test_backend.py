@@ -74,7 +74,7 @@ def test_first_layers_unfold_their_input(config, shape, unsigned):
 def test_inputs_that_several_kinds_of_nodes_read(config):
     builder = GraphBuilder(2)
     source = builder.input(5, 6, 7, unsigned=True)
-    first = builder.conv(source, 5, kernel=(3, 3), pads=(1, 1, 1, 1), add=builder.addition(source))
+    first = builder.conv(source, 5, kernel=(3, 3), pads=(1, 1, 1, 1), combine=builder.addition(source))
     second = builder.pool(source, "max", (2, 2))
     third = builder.conv(source, 3, kernel=(2, 2))
     compare(builder.graph((first, second, third)), config)
@@ -87,7 +87,7 @@ def test_matrices_and_vectors_of_any_width(config, k, unsigned):
     for rows in (1, 11):
         builder = GraphBuilder(k)
         hidden = builder.conv(builder.input(k, rows, 1, matrix=True, unsigned=unsigned), 21)
-        compare(builder.graph(builder.conv(hidden, k, add=builder.addition("input0"))), config)
+        compare(builder.graph(builder.conv(hidden, k, combine=builder.addition("input0"))), config)
 
 
 @pytest.mark.parametrize("config", [UNEVEN, MAC256], ids=lambda config: config.name)

@@ -75,7 +75,7 @@ def test_unsigned_vectors_are_copied_before_they_are_added():
     for unsigned in (False, True):
         builder = GraphBuilder(0)
         x = builder.input(20, unsigned=unsigned)
-        layout = layout_of(builder, builder.conv(x, 20, add=builder.addition(x)))
+        layout = layout_of(builder, builder.conv(x, 20, combine=builder.addition(x)))
         assert bool(layout.copies) == unsigned
 
 

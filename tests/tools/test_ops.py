@@ -195,7 +195,7 @@ def test_an_addition_goes_into_the_later_producer(tmp_path):
     net.add("Conv", *net.weight(rng, (4, 4, 3, 3), 0.005), pads=[1, 1, 1, 1], scale=0.07, zero_point=-9)
     net.add("Add", net.dequantise(first), scale=0.09, zero_point=11)
     one, two = nodes(check(net, tmp_path))
-    assert one.add is None and two.add.tensor == first and len(two.fused) == 1
+    assert one.combine is None and two.combine.tensor == first and len(two.fused) == 1
 
 
 def test_an_addition_of_a_value_to_itself(tmp_path):

@@ -24,7 +24,7 @@ def residual():
     builder = GraphBuilder(0)
     a = builder.conv(builder.input(3, 12, 12), 16, kernel=(3, 3), pads=(1, 1, 1, 1))
     b = builder.conv(a, 16, kernel=(3, 3), pads=(1, 1, 1, 1))
-    return builder.graph(builder.conv(b, 16, kernel=(3, 3), pads=(1, 1, 1, 1), add=builder.addition(a)))
+    return builder.graph(builder.conv(b, 16, kernel=(3, 3), pads=(1, 1, 1, 1), combine=builder.addition(a)))
 
 
 WAITS = ("wait_load", "wait_execute", "wait_store")
@@ -109,7 +109,7 @@ def test_surplus_tokens_are_found():
 def test_a_store_that_reads_the_result_of_the_store_before_it_waits_for_its_end():
     builder = GraphBuilder(0)
     a = builder.conv(builder.input(8), 8)
-    emission = emission_of(builder.graph(builder.conv(a, 8, add=builder.addition(a))))
+    emission = emission_of(builder.graph(builder.conv(a, 8, combine=builder.addition(a))))
     executes = [i for i in emission.instructions if i.opcode == Opcode.EXECUTE]
     assert executes[-1].wait_store == 1
     bare = [i.replace(**dict.fromkeys((*WAITS, *SIGNALS), 0)) for i in emission.instructions[:-1]]

@@ -100,9 +100,10 @@ class _Encoder:
             fields["params"] = min(self.params.add_channels(step.params), (1 << 14) - 1)
             if step.table is not None:
                 fields["table"] = min(self.tables.add(step.table), 15)
-            if step.add is not None:
+            if step.operand is not None:
                 fields["operand"] = self.address(step.operand)
-                fields["add_params"] = min(self.params.add_addition(*step.add), (1 << 14) - 1)
+            if step.add is not None:
+                fields["combine_params"] = min(self.params.add_addition(*step.add), (1 << 14) - 1)
         return Instruction(step.opcode, **fields)
 
 

@@ -1,6 +1,7 @@
-"""Move tables, clips and additions into the nodes that produce their operand, so that they cost no pass of their own.
+"""Move tables, clips and combinations into the nodes that produce their operand, so that they cost no pass of their own.
 
-The store unit requantises, looks up a table, then adds: a node takes a table if it has no addition yet, and an addition once.
+The store unit multiplies, requantises, looks up a table, then adds or compares: a node takes a table if it has none of the last two
+yet, and one operand in all. A product needs a pass of its own.
 """
 
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from celosia.tools.compiler import ir
+from celosia.tools.compiler.ir import Op
 
 __all__ = ["fuse"]
 
@@ -24,7 +26,7 @@ def fuse(graph, *, keep=()):
     place = 0
     while place < len(nodes):
         copy = nodes[place]
-        target = _producer(nodes[:place], copy, needed, nodes) if isinstance(copy, ir.Copy) else None
+        target = _producer(graph, nodes[:place], copy, needed, nodes) if isinstance(copy, ir.Copy) else None
         merged = _merge(nodes[target], copy) if target is not None else None
         if merged is None:
             place += 1
@@ -36,7 +38,7 @@ def fuse(graph, *, keep=()):
     return graph.replace(nodes=tuple(nodes), tensors=tensors)
 
 
-def _producer(earlier, copy, needed, nodes):
+def _producer(graph, earlier, copy, needed, nodes):
     """Return the place of the node whose output ``copy`` takes last, if that output exists for ``copy`` alone."""
     places = {node.output: place for place, node in enumerate(earlier)}
     found = [(places[name], name) for name in copy.inputs if name in places]
@@ -44,33 +46,33 @@ def _producer(earlier, copy, needed, nodes):
         return None
     place, name = max(found)
     uses = sum(name in node.inputs for node in nodes)
-    return place if uses == 1 and name not in needed else None
+    return place if uses == 1 and name not in needed and graph.tensors[name].elements == graph.tensors[copy.output].elements else None
 
 
 def _merge(node, copy):
     """Return ``node`` with ``copy`` inside, or None where the store unit's order does not allow it."""
-    if (copy.scale != 1).any() or copy.zero_point:
+    if (np.asarray(copy.scale) != 1).any() or copy.zero_point or np.any(copy.bias) or (copy.low, copy.high) != (-128, 127):
         return None
     changes = {
         "output": copy.output,
         "sources": node.sources + tuple(name for name in copy.sources if name not in node.sources),
         "fused": (*node.fused, node.output, *copy.fused),
     }
-    add = copy.add
-    if add is not None:
-        if node.add is not None or copy.table is not None:
+    combine = copy.combine
+    if combine is not None:
+        if node.combine is not None or copy.table is not None or combine.op == Op.MUL:
             return None
         if node.output != copy.input:  # the operand in memory is the copy's own input
-            add = replace(add, tensor=copy.input, k_result=add.k_operand, k_operand=add.k_result)
-        return replace(node, add=add, **changes)
+            combine = replace(combine, tensor=copy.input, k_result=combine.k_operand, k_operand=combine.k_result)
+        return replace(node, combine=combine, **changes)
     if copy.table is None:
-        return replace(node, **changes) if (copy.low, copy.high) == (-128, 127) else None
+        return replace(node, **changes)
     limits = _limits(copy.table)
-    if node.add is not None:
+    if node.combine is not None and node.combine.op != Op.MUL:
         if limits is None:
             return None
-        low, high = max(node.add.low, limits[0]), min(node.add.high, limits[1])
-        return replace(node, add=replace(node.add, low=low, high=high), **changes) if low <= high else None
+        low, high = max(node.combine.low, limits[0]), min(node.combine.high, limits[1])
+        return replace(node, combine=replace(node.combine, low=low, high=high), **changes) if low <= high else None
     if node.table is not None:
         return replace(node, table=copy.table[node.table.view(np.uint8)], **changes)
     if limits is not None and max(node.low, limits[0]) <= min(node.high, limits[1]):

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["AddOperand", "Conv", "Copy", "Graph", "Node", "Pool", "Tensor"]
+from celosia.rtl.isa import Combine as Op
+
+__all__ = ["Combine", "Conv", "Copy", "Graph", "Node", "Pool", "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,13 +59,30 @@ class Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AddOperand:
-    """A residual addition fused into the node: what :class:`celosia.rtl.isa.AddParams` holds, and the other operand."""
+class Combine:
+    """A second tensor that a node takes in as it stores its result; see :class:`celosia.rtl.isa.StoreInstruction`.
 
+    Parameters
+    ----------
+    op : Op
+        ``ADD`` by the fields of :class:`celosia.rtl.isa.AddParams`; ``MUL`` multiplies the accumulated value with the operand less
+        ``zero_point``, in front of the requantisation; ``MIN`` and ``MAX`` choose between the two bytes.
+    tensor : str
+        The operand: of the shape of the output, or one that has a single row or column where the output has more.
+    k_result, k_operand, k_zero : int
+        For ``ADD``.
+    zero_point : int
+        For ``MUL``, in the int8 domain.
+    low, high : int
+        What the result is clipped to, except that of ``MUL``.
+    """
+
+    op: Op = Op.ADD
     tensor: str
-    k_result: int
-    k_operand: int
-    k_zero: int
+    k_result: int = 0
+    k_operand: int = 0
+    k_zero: int = 0
+    zero_point: int = 0
     low: int = -128
     high: int = 127
 
@@ -73,8 +92,8 @@ class Node:
     """What every engine node has.
 
     ``value`` accumulated for output channel ``c`` becomes
-    ``clip(round_half_even(float32 product of value and scale[c]) + zero_point, low, high)``, then ``table[value as uint8]``, then the
-    addition.
+    ``clip(round_half_even(float32 product of value and scale[c]) + zero_point, low, high)``, then ``table[value as uint8]``, then what
+    ``combine`` makes of it and the operand. Only ``MUL`` comes first, before the product with the scale.
     """
 
     name: str
@@ -83,16 +102,16 @@ class Node:
     input: str
     output: str
     scale: np.ndarray  # float32 [output channels]
-    zero_point: int  # of the requantised value, before table and addition
+    zero_point: int  # of the requantised value, before table and combination
     low: int = -128
     high: int = 127
     table: np.ndarray | None = None  # int8 [256], index = the value's bits
-    add: AddOperand | None = None
+    combine: Combine | None = None
     fused: tuple = ()  # names of ONNX values that exist only inside this node
 
     @property
     def inputs(self):
-        return (self.input,) + ((self.add.tensor,) if self.add else ())
+        return (self.input,) + ((self.combine.tensor,) if self.combine else ())
 
     def dump(self):
         """Return one line: kind, window, and what is fused."""
@@ -108,8 +127,8 @@ class Node:
             words.append(f"clip {self.low}…{self.high}")
         if self.table is not None:
             words.append("table")
-        if self.add:
-            words.append(f"+ {self.add.tensor}")
+        if self.combine:
+            words.append(f"{self.combine.op.name.lower()} {self.combine.tensor}")
         return " ".join(words)
 
 
@@ -149,7 +168,10 @@ class Pool(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Copy(Node):
-    """An element-wise node on its own: requantise (scale one keeps the value), table, addition. Same shape in and out."""
+    """An element-wise node on its own: add ``bias`` (int32, one or a number per channel), requantise (scale one keeps the value), table,
+    combination. Same shape in and out."""
+
+    bias: np.ndarray | int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -153,7 +153,7 @@ def _copy_inputs(graph, config):
         tensor = tensors[name]
         blocked = _is_blocked_when_dense(tensor, config.rows)
         as_input = any(node.input == name and not isinstance(node, Conv) for node in graph.nodes) and not blocked
-        as_operand = any(node.add and node.add.tensor == name for node in graph.nodes) and (not blocked or tensor.unsigned)
+        as_operand = any(node.combine and node.combine.tensor == name for node in graph.nodes) and (not blocked or tensor.unsigned)
         if as_input or as_operand:
             copy = f"{name} (blocked)"
             renamed[name] = copy
@@ -163,8 +163,8 @@ def _copy_inputs(graph, config):
         changes = {}
         if node.input in renamed and not isinstance(node, Conv):
             changes["input"] = renamed[node.input]
-        if node.add and node.add.tensor in renamed:
-            changes["add"] = dataclasses.replace(node.add, tensor=renamed[node.add.tensor])
+        if node.combine and node.combine.tensor in renamed:
+            changes["combine"] = dataclasses.replace(node.combine, tensor=renamed[node.combine.tensor])
         nodes.append(dataclasses.replace(node, **changes) if changes else node)
     return graph.replace(nodes=tuple(nodes), tensors=tensors), renamed.values()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from celosia.rtl.isa import Opcode
 from celosia.sim import numerics
-from celosia.tools.compiler.ir import Conv, Pool
+from celosia.tools.compiler.ir import Conv, Op, Pool
 from celosia.tools.compiler.layout import View
 from celosia.tools.errors import UnsupportedOperator
 
@@ -256,10 +256,13 @@ class _Builder:
             if node.table is not None:
                 fields["use_table"] = 1
                 extra["table"] = node.table
-            if node.add:
-                fields |= {"add": 1, "add_low": node.add.low, "add_high": node.add.high}
-                extra["add"] = (node.add.k_result, node.add.k_operand, node.add.k_zero)
-                extra["operand"] = Ref(node.add.tensor, offset)
+            if node.combine:
+                fields |= {"combine": node.combine.op, "combine_low": node.combine.low, "combine_high": node.combine.high}
+                extra["operand"] = Ref(node.combine.tensor, self._operand(first, region, fields))
+                if node.combine.op == Op.ADD:
+                    extra["add"] = (node.combine.k_result, node.combine.k_operand, node.combine.k_zero)
+                elif node.combine.op == Op.MUL:
+                    fields |= {"combine_low": node.combine.zero_point, "combine_high": 0}
             yield Step(
                 opcode=Opcode.STORE,
                 layer=self.layer,
@@ -269,6 +272,13 @@ class _Builder:
                 **extra,
             )
             acc += blocks * region.pixels
+
+    def _operand(self, first, region, fields):
+        """Set the steps of the operand's tensor in ``fields``; return the offset of the first word."""
+        view = self.work.operand
+        row_step = view.row_step if view.height > 1 else 0
+        fields |= {"operand_block_step": view.block_step & ADDRESS_MASK, "operand_row_step": row_step, "operand_still": int(view.width == 1)}
+        return first * view.block_step + region.y * row_step + (region.x if view.width > 1 else 0)
 
     def _channel_params(self, first, blocks, slot, count):
         """Return the parameters ``[3, channels]`` of the column tiles of a STORE, and whether each block has its own."""
@@ -285,8 +295,8 @@ class _Builder:
             )  # windows of padding only sum to zero
             bias = np.full(channels, -self.input.zero_point * self.kernel[0] * self.kernel[1])
         else:
-            scale, bias = np.broadcast_to(self.node.scale, channels), np.zeros(channels, int)
-        advance = isinstance(self.node, Conv) or (scale != scale[0]).any()
+            scale, bias = np.broadcast_to(self.node.scale, channels), np.broadcast_to(getattr(self.node, "bias", 0), channels)
+        advance = isinstance(self.node, Conv) or (scale != scale[0]).any() or (bias != bias[0]).any()
         tiles = np.arange(first, first + (blocks if advance else 1)) * self.config.slots + slot
         index = (tiles[:, None] * cols + np.arange(cols)).reshape(-1)
         real = index < channels

@@ -82,11 +82,12 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """A node in pieces. ``source`` is None where the input is unfolded region by region."""
+    """A node in pieces. ``source`` is None where the input is unfolded region by region, ``operand`` where nothing is combined."""
 
     node: object
     source: View | None
     dest: View
+    operand: View | None
     regions: tuple
     groups: tuple
 
@@ -128,11 +129,15 @@ def tile(layout, config, options):
 
 def _tile_node(node, layout, config, options):
     source, dest = layout.placements[node.input].view, layout.placements[node.output].view
+    operand = layout.placements[node.combine.tensor].view if node.combine else None
     unfold = layout.unfolds.get(node.output)
     if source is not None and _is_pointwise(node):
-        flat = source.flattened(), dest.flattened()
-        if None not in flat:
-            source, dest = flat
+        # An operand that is repeated along one axis only does not become a column of pixels.
+        same = operand is None or (operand.height, operand.width) in ((1, 1), (dest.height, dest.width))
+        flat = source.flattened(), dest.flattened(), operand.flattened() if operand else dest
+        if same and None not in flat:
+            source, dest = flat[:2]
+            operand = flat[2] if operand else None
     areas = [Region(y=0, x=0, height=dest.height, width=dest.width)]
     if isinstance(node, Conv):
         columns = _conv_columns(node, layout.graph.tensors[node.input], unfold, config)
@@ -148,7 +153,7 @@ def _tile_node(node, layout, config, options):
         groups = tuple(_group(columns, passes, pixels, config, options))
     else:
         groups = tuple(Group(columns=(column,)) for column in _channel_columns(node, source, pixels, config))
-    return Work(node=node, source=source, dest=dest, regions=regions, groups=groups)
+    return Work(node=node, source=source, dest=dest, operand=operand, regions=regions, groups=groups)
 
 
 def _is_pointwise(node):

@@ -82,10 +82,10 @@ def lower_addition(operation, features):
         raise Refused("No fixed-point constants of the engine give ONNX Runtime's sum for all 65,536 pairs of operands.")
     output = _like(operation, features, first)
     k_result, k_operand, k_zero = solved
-    add = ir.AddOperand(
+    add = ir.Combine(
         tensor=second.tensor.name, k_result=int(k_result), k_operand=int(k_operand), k_zero=int(k_zero)
     )
-    return Lowered(node=_copy(operation, first, output, add=add), view=output)
+    return Lowered(node=_copy(operation, first, output, combine=add), view=output)
 
 
 def _solve(operation, features, unsigned):
