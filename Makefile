@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 COUNT ?= 300
 
-.PHONY: help venv demo test lint synth random docs clean
+.PHONY: help venv demo test lint synth random docs conformance clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,9 @@ synth: .venv/.synth  ## synthesise and place mac64 for an ECP5-85 and print size
 docs: .venv/.developer  ## regenerate docs/isa.md, docs/csr.md and docs/operators.md
 	$(BIN)/python -m celosia.tools.reference_pages
 
+conformance: .venv/.developer  ## run ONNX's node tests and write docs/conformance.md
+	$(BIN)/python -m celosia.tools.conformance docs/conformance.md
+
 clean:  ## remove .venv and everything built
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache celosia-demo.svg
 
@@ -50,4 +53,4 @@ clean:  ## remove .venv and everything built
 build/mypy/celosia:
 	mkdir -p $@
 	for part in rtl sim tools boards; do ln -sfn ../../../$$part $@/$$part; done
-	ln -sfn ../../../tools/_root/__init__.py $@/__init__.py
+	for file in __init__ onnx_backend; do ln -sfn ../../../tools/_root/$$file.py $@/$$file.py; done

@@ -119,6 +119,8 @@ class Model:
 
 def is_program_file(path):
     """Return whether ``path`` looks like a file of :func:`save` rather than an ONNX file."""
+    if isinstance(path, bytes):
+        return path.startswith(ZIP_MAGIC)
     try:
         with open(path, "rb") as file:
             return file.read(2) == ZIP_MAGIC

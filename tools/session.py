@@ -9,7 +9,7 @@ from celosia.tools import program
 from celosia.tools.backends import BACKENDS, create_backend, prepare_backend
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.pipeline import compile_model
-from celosia.tools.errors import BadConfig, BadInput
+from celosia.tools.errors import BadConfig, BadInput, EngineError
 from celosia.tools.program import EngineSegment, Model
 from celosia.tools.report import Report
 
@@ -46,8 +46,8 @@ class InferenceSession:
 
     Parameters
     ----------
-    model : str, Path or Model
-        An ONNX file, a file of `celosia compile`, or a compiled model.
+    model : str, Path, bytes or Model
+        An ONNX file or what is in it, a file of `celosia compile`, or a compiled model.
     engine : str or EngineConfig
         A preset's name or a JSON file.
     on : str
@@ -120,7 +120,12 @@ class InferenceSession:
         for name in names:
             if name not in known:
                 raise BadInput(name, f"is not an output of the model (outputs: {', '.join(known)})")
-        values, count = check_feed(self.model, input_feed)
+        values = self.compute(*check_feed(self.model, input_feed), progress=progress)
+        return [_merge(values[name]) for name in names]
+
+    def compute(self, values, count, *, progress=None):
+        """Run ``count`` inferences; ``values`` and the result, every value at a segment's end, are arrays ``[count, *shape]`` by name."""
+        values = dict(values)
         report = Report(
             model=self.model.source, engine=self.config.name, backend=self.on, inferences=count, peak=self.config.macs
         )
@@ -131,7 +136,7 @@ class InferenceSession:
                 values |= run_host(segment, values, count)
                 report.add_host(segment)
         self._report = report
-        return [_merge(values[name]) for name in names]
+        return values
 
     def _run_engine(self, program, values, count, report, progress):
         feed = {port.name: values[port.name].reshape(count, *port.shape) for port in program.inputs}
@@ -156,7 +161,11 @@ def run_host(segment, values, count):
 
     session = onnxruntime.InferenceSession(segment.onnx, session_options(), providers=["CPUExecutionProvider"])
     names = list(segment.outputs)
-    results = [session.run(names, {name: values[name][n] for name in segment.inputs}) for n in range(count)]
+    try:
+        results = [session.run(names, {name: np.asarray(values[name][n]) for name in segment.inputs}) for n in range(count)]
+    except Exception as error:
+        reason = " ".join(str(error).split()).rpartition(" : ")[2]
+        raise EngineError(f"ONNX Runtime cannot run the nodes on the host: {reason}") from None
     return {name: np.stack([result[index] for result in results]) for index, name in enumerate(names)}
 
 
@@ -183,18 +192,23 @@ def check_feed(model, feed):
         array = np.asarray(feed[name])
         if array.dtype.name != dtype:
             raise BadInput(name, f"must be {dtype}, not {array.dtype.name}")
-        batch, rest = (shape[0], tuple(shape[1:])) if shape else (1, ())
-        if array.ndim != len(shape) or array.shape[1:] != rest or array.shape[0] % batch:
+        if not shape:  # a number: one for each inference
+            array, shape = array.reshape(-1), (1,)
+        batch, rest = shape[0], tuple(shape[1:])
+        if array.ndim != len(shape) or array.shape[1:] != rest or (array.shape[0] % batch if batch else array.shape[0]):
             wanted = ", ".join(["inferences" if batch == 1 else f"{batch} × inferences", *map(str, rest)])
             raise BadInput(name, f"must have shape [{wanted}], not {list(array.shape)}")
-        inferences = array.shape[0] // batch
+        inferences = array.shape[0] // batch if batch else 1
         if not inferences:
             raise BadInput(name, "holds no inference")
         if count not in (None, inferences):
             raise BadInput(name, f"holds {inferences} inferences, but {known[0]!r} holds {count}")
         count = inferences
         checked[name] = np.ascontiguousarray(array).reshape(count, batch, *rest)
-    return checked, count
+    for name, _, shape in model.inputs:
+        if not shape:
+            checked[name] = checked[name].reshape(count)
+    return checked, count or 1
 
 
 def _merge(values):

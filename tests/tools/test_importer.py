@@ -100,13 +100,6 @@ def test_an_unknown_operator_is_named(tmp_path):
     assert text == "net.onnx: node 'Frob→y' (Frob): no operator of this name in domain 'example.org'"
 
 
-def test_an_old_operator_set(tmp_path):
-    text = sentence(tmp_path, model([helper.make_node("Relu", ["x"], ["y"])], opset=8))
-    assert text == (
-        "net.onnx: uses ONNX operator set 8, and quantised operators exist since 10; convert it with onnx.version_converter"
-    )
-
-
 def test_what_onnx_runtime_refuses_is_passed_on(tmp_path):
     text = sentence(tmp_path, model([dequantise(), helper.make_node("MatMul", ["xd", "xd"], ["y"])], shape=(1, 3)))
     assert text.startswith("net.onnx: ONNX Runtime refuses it: ")

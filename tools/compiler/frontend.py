@@ -2,14 +2,21 @@
 
 from dataclasses import dataclass, replace
 
+import onnxruntime
+
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.fuse import fuse
-from celosia.tools.compiler.importer import load
-from celosia.tools.compiler.legalise import legalise
+from celosia.tools.compiler.importer import load, session_options
+from celosia.tools.compiler.legalise import NoShapes, legalise, refused
 from celosia.tools.compiler.partition import host_reason, partition
 from celosia.tools.compiler.quantise import quantise
+from celosia.tools.program import HostSegment
 
 __all__ = ["Frontend", "lower"]
+
+NOT_QUANTISED = "The engine computes on int8 and uint8 tensors, and this model has none."
+NO_SHAPES = "The shapes in this model depend on its input."
+QUANTISE = "Quantise the float model with `celosia quantize`."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +62,12 @@ def lower(path, *, keep=(), observe=None):
     keep = tuple(keep)
     source = load(path, keep=keep)
     observe("importer", source)
-    graph = legalise(source)
+    if not source.is_quantised:
+        return _on_the_host(source, NOT_QUANTISED, QUANTISE)
+    try:
+        graph = legalise(source)
+    except NoShapes:
+        return _on_the_host(source, NO_SHAPES, "")
     observe("legalise", graph)
     quantised = quantise(graph)
     observe("quantise", quantised)
@@ -70,6 +82,30 @@ def lower(path, *, keep=(), observe=None):
         outputs=source.outputs,
         segments=segments,
         rows=_rows(source, quantised.decisions, divided),
+    )
+
+
+def _on_the_host(source, reason, suggestion):
+    """Return the front end of a model that the engine has no part in: ONNX Runtime runs it as it is."""
+    nodes = tuple((node.name, node.op_type, reason, suggestion) for node in source.model.graph.node)
+    data = source.model.SerializeToString()
+    try:
+        onnxruntime.InferenceSession(data, session_options(), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise refused(source, error) from None
+    segment = HostSegment(
+        onnx=data,
+        inputs=tuple(name for name, *_ in source.inputs),
+        outputs=tuple(name for name, *_ in source.outputs),
+        nodes=nodes,
+    )
+    return Frontend(
+        file=source.file,
+        sha256=source.sha256,
+        inputs=source.inputs,
+        outputs=source.outputs,
+        segments=(segment,),
+        rows=tuple((name, operator, "host", *why) for name, operator, *why in nodes),
     )
 
 

@@ -14,14 +14,15 @@ import onnxruntime
 from onnx import TensorProto
 
 from celosia.tools.compiler.batch import split_batch
+from celosia.tools.compiler.rewrite import rewrite
 from celosia.tools.errors import BadModel, UnsupportedOperator
 
-__all__ = ["OLDEST_OPSET", "Source", "load", "node_name", "refuse_float", "session_options"]
-
-OLDEST_OPSET = 10
-"""The ONNX operator set that introduced QuantizeLinear and QLinearConv."""
+__all__ = ["Source", "load", "node_name", "refuse_float", "session_options"]
 
 DOMAINS = ("", "ai.onnx", "com.microsoft", "ai.onnx.ml")
+
+
+QUANTISING = ("QuantizeLinear", "DynamicQuantizeLinear")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +47,11 @@ class Source:
     inputs: tuple
     outputs: tuple
 
+    @property
+    def is_quantised(self):
+        """The model has a tensor that the engine could compute on."""
+        return not _float_problem(self.model)
+
     def dump(self):
         """Return the graph without its constants as text."""
         graph = onnx.GraphProto()
@@ -64,7 +70,8 @@ def load(path, *, keep=()):
 
     Parameters
     ----------
-    path : str or Path
+    path : str, Path or bytes
+        A file, or what is in it.
     keep : iterable of str
         Values that become further graph outputs, so that no pass can remove them.
 
@@ -75,15 +82,15 @@ def load(path, *, keep=()):
     Raises
     ------
     BadModel
-        If the file is missing, damaged, has dynamic shapes, or an operator set that cannot be read.
+        If the file is missing, damaged, has dynamic shapes, or inputs and outputs that are not tensors.
     UnsupportedOperator
         If a node's operator is not known to ONNX Runtime.
     """
-    file = Path(path).name
-    data = _read(path, file)
+    file, data = _read(path)
     model = _parse(data, file)
-    _check_opset(model, file)
     _check_operators(model, file)
+    _check_types(model, file)
+    rewrite(model)
     _fix_batch(model, file)
     for node in model.graph.node:
         node.name = node_name(node)
@@ -98,9 +105,13 @@ def load(path, *, keep=()):
     )
 
 
-def _read(path, file):
+def _read(path):
+    """Return what error messages call the model, and its bytes."""
+    if isinstance(path, bytes):
+        return "the model", path
+    file = Path(path).name
     try:
-        return Path(path).read_bytes()
+        return file, Path(path).read_bytes()
     except FileNotFoundError:
         raise BadModel(file, "no such file", f"looked for {Path(path)}") from None
     except OSError as error:
@@ -120,16 +131,6 @@ def _parse(data, file):
     return model
 
 
-def _check_opset(model, file):
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx") and entry.version < OLDEST_OPSET:
-            raise BadModel(
-                file,
-                f"uses ONNX operator set {entry.version}, and quantised operators exist since {OLDEST_OPSET}",
-                "convert it with onnx.version_converter",
-            )
-
-
 def _check_operators(model, file):
     versions = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     functions = {(function.domain, function.name) for function in model.functions}
@@ -143,20 +144,36 @@ def _check_operators(model, file):
             raise UnsupportedOperator(file, node_name(node), node.op_type, f"no operator of this name in {where}")
 
 
+def _check_types(model, file):
+    for what, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            if value.type.WhichOneof("value") not in ("tensor_type", None):
+                raise BadModel(file, f"{what} {value.name!r} is not a tensor", "the engine and its driver know tensors only")
+            kind = value.type.tensor_type.elem_type
+            if kind and onnx.helper.tensor_dtype_to_np_dtype(kind).type.__module__ != "numpy":
+                name = TensorProto.DataType.Name(kind).lower()
+                raise BadModel(file, f"{what} {value.name!r} is {name}, and ONNX Runtime exchanges numpy's own types only")
+
+
 def refuse_float(path):
     """Raise :exc:`BadModel` for an ONNX file that is not quantised: nothing of it would run on the engine."""
-    file = Path(path).name
-    model = _parse(_read(path, file), file)
+    file, data = _read(path)
+    problem = _float_problem(_parse(data, file))
+    if problem:
+        stem = Path(file).stem
+        raise BadModel(file, problem, f"quantise it first: celosia quantize {file} --calibration DATA.npz -o {stem}_int8.onnx")
+
+
+def _float_problem(model):
+    """Return what is wrong with a model of which nothing would run on the engine; nothing if it is quantised."""
     if any(value.type.tensor_type.elem_type in (TensorProto.INT8, TensorProto.UINT8) for value in model.graph.input):
-        return
+        return ""
     operators = {node.op_type for node in model.graph.node}
-    stem = Path(path).stem
-    remedy = f"quantise it first: celosia quantize {file} --calibration DATA.npz -o {stem}_int8.onnx"
-    if any(operator == "QuantizeLinear" or operator.startswith(("QLinear", "QGemm")) for operator in operators):
-        return
+    if any(operator in QUANTISING or operator.startswith(("QLinear", "QGemm")) for operator in operators):
+        return ""
     if "DequantizeLinear" in operators:
-        raise BadModel(file, "computes in float: only its weights are quantised", remedy)
-    raise BadModel(file, "is a float model: no node of it is quantised", remedy)
+        return "computes in float: only its weights are quantised"
+    return "is a float model: no node of it is quantised"
 
 
 def _fix_batch(model, file):
@@ -167,13 +184,13 @@ def _fix_batch(model, file):
     """
     initializers = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in initializers]
-    changed = False
+    is_float, changed = bool(_float_problem(model)), False
     for value in inputs:
         kind = value.type.tensor_type
         if not kind.HasField("shape"):
             raise BadModel(file, f"input {value.name!r} has no shape", "export it with a fixed input shape")
         for axis, dim in enumerate(kind.shape.dim):
-            if dim.dim_value > 0:
+            if dim.dim_value > 0 or (is_float and dim.HasField("dim_value")):
                 continue
             if axis:
                 raise BadModel(
@@ -189,7 +206,8 @@ def _fix_batch(model, file):
             shape = value.type.tensor_type.shape
             if shape.dim and not shape.dim[0].dim_value > 0:
                 shape.dim[0].dim_value = 1
-    split_batch(model, inputs, session_options)
+    if not is_float:  # a float model runs on the host as it is
+        split_batch(model, inputs, session_options)
 
 
 def _keep(model, keep, file):

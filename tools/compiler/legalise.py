@@ -19,7 +19,12 @@ from celosia.tools.compiler.graph import Operation, OperationGraph, Value, refer
 from celosia.tools.compiler.importer import node_name, session_options
 from celosia.tools.errors import BadModel
 
-__all__ = ["ELEMENTWISE", "MOVES", "legalise"]
+__all__ = ["ELEMENTWISE", "MOVES", "NoShapes", "legalise", "refused"]
+
+
+class NoShapes(BadModel):
+    """A model whose shapes stay unknown, for ONNX Runtime cannot run it with inputs of zeros."""
+
 
 OPERANDS = {
     "QLinearConv": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale", "y_zero_point", "bias"),
@@ -56,7 +61,7 @@ def legalise(source):
     Raises
     ------
     BadModel
-        If ONNX Runtime refuses the model; the sentence carries its reason.
+        If ONNX Runtime refuses the model; the sentence carries its reason. :exc:`NoShapes` if it refuses to run it.
     """
     model = _optimise(source)
     values = _values(source, model)
@@ -94,8 +99,7 @@ def _optimise(source):
         try:
             onnxruntime.InferenceSession(source.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            reason = " ".join(str(error).split()).rpartition(" : ")[2]
-            raise BadModel(source.file, f"ONNX Runtime refuses it: {reason}") from None
+            raise refused(source, error) from None
         model = onnx.load(options.optimized_model_filepath)
     for node in model.graph.node:  # constants as initializers, so that there is one kind
         if node.op_type == "Constant":
@@ -104,6 +108,12 @@ def _optimise(source):
             tensor.name = node.output[0]
             model.graph.initializer.append(tensor)
     return model
+
+
+def refused(source, error):
+    """Return the :exc:`BadModel` for what ONNX Runtime says when it makes a session of the model."""
+    reason = " ".join(str(error).split()).rpartition(" : ")[2]
+    return BadModel(source.file, f"ONNX Runtime refuses it: {reason}")
 
 
 def _values(source, model):
@@ -123,7 +133,7 @@ def _values(source, model):
         arrays = dict(zip(names, session.run(names, feed), strict=True)) | feed
     except Exception as error:
         reason = " ".join(str(error).split()).rpartition(" : ")[2]
-        raise BadModel(source.file, f"ONNX Runtime cannot run it: {reason}") from None
+        raise NoShapes(source.file, f"ONNX Runtime cannot run it with inputs of zeros: {reason}") from None
     return {
         name: Value(name=name, dtype=array.dtype, shape=array.shape)
         for name, array in arrays.items()
