@@ -14,7 +14,7 @@ from celosia.tools.compiler.importer import session_options
 from celosia.tools.session import InferenceSession
 
 TEST = PRESETS["test"]
-ROOMY = dataclasses.replace(TEST, name="roomy", act_depth=1 << 14, weight_tiles=1 << 14, param_depth=1 << 12, program_depth=1 << 12)
+ROOMY = dataclasses.replace(TEST, name="roomy", act_depth=1 << 16, weight_tiles=1 << 14, param_depth=1 << 12, program_depth=1 << 12)
 MICROSOFT = "com.microsoft"
 
 
@@ -167,3 +167,34 @@ def test_a_first_dimension_that_is_no_batch_stays(tmp_path):
     path = graph.save(tmp_path / "net.onnx", (6, 4), np.int8, [y])
     session = check(path, integers(np.random.default_rng(4), (6, 4), np.int8))
     assert session.get_inputs()[0].shape == [6, 4]
+
+
+BEYOND = {
+    "a one-dimensional map of many pixels": {"shape": (1, 2, 9001), "kernel": (9,), "strides": [3], "pads": [4, 4]},
+    "a stride as long as the kernel": {"shape": (1, 3, 35, 40), "kernel": (16, 20), "strides": [16, 20]},
+    "a stride in one direction": {"shape": (1, 2, 40, 37), "kernel": (3, 3), "strides": [1, 17], "pads": [1, 2, 0, 3]},
+    "a long dilation": {"shape": (1, 3, 300), "kernel": (4,), "dilations": [70], "pads": [100, 33]},
+    "dilations of both axes": {"shape": (1, 2, 80, 90), "kernel": (2, 2), "dilations": [64, 77], "pads": [0, 3, 1, 0]},
+    "taps behind the map": {"shape": (1, 1, 2, 4000), "kernel": (1, 3), "pads": [0, 40, 0, 200], "dilations": [1, 60]},
+    "a kernel of 70 × 3": {"shape": (1, 2, 75, 9), "kernel": (70, 3)},
+    "a kernel larger than a word": {"shape": (1, 2, 9, 90), "kernel": (2, 65), "strides": [2, 3]},
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+@pytest.mark.parametrize("dense", [True, False], ids=["input", "inside"])
+def test_windows_beyond_the_fields_of_an_instruction(tmp_path, case, dense):
+    rng = np.random.default_rng(5)
+    facts = dict(BEYOND[case])
+    shape, kernel = facts.pop("shape"), facts.pop("kernel")
+    facts |= {"dtype": np.uint8, "weight_dtype": np.int8, "zero_point": 0}
+    channels = shape[1] if dense else 5
+    graph, y = convolution(rng, weight_shape=(3, channels, *kernel), **facts)
+    if not dense:
+        graph.nodes[0].input[0], graph.nodes[0].name = "inside", "second"
+        w = integers(rng, (5, shape[1], *(1 for _ in kernel)), np.int8)
+        zero = numpy_helper.to_array(graph.constants[1])
+        graph.node("QLinearConv", ["x", np.float32(0.02), np.uint8(90), w, np.float32(0.01), np.int8(0), np.float32(0.04), zero])
+        graph.nodes[1].output[0] = "inside"
+        graph.nodes.reverse()
+    check(graph.save(tmp_path / "net.onnx", shape, np.uint8, [y]), integers(rng, (2, *shape[1:]), np.uint8))

@@ -21,9 +21,7 @@ from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Layout", "Placement", "Unfold", "View", "lay_out"]
 
-MAX_EXTENT = 4095  # in_height and in_width have 12 bits
-MAX_STRIDE = 15
-MAX_DILATION = 63
+MAX_EXTENT = 4095  # in_height, in_width and the pads have 12 bits
 MAX_UNFOLD_KERNEL = 32
 
 
@@ -186,6 +184,8 @@ def _identity(tensor, output):
 def _choose_unfold(graph, node, config):
     """Choose the packing that takes the array, or else the load unit, the fewest cycles."""
     tensor, out = graph.tensors[node.input], graph.tensors[node.output]
+    if tensor.height > 1 and (tensor.channels if tensor.matrix else tensor.width) > MAX_EXTENT:
+        raise UnsupportedOperator(graph.name, node.name, node.operator, f"its input must have at most {MAX_EXTENT} columns")
     if tensor.matrix:
         kernel = min(config.rows, MAX_UNFOLD_KERNEL)
         streams = config.rows // kernel
@@ -231,12 +231,5 @@ def _choose_unfold(graph, node, config):
 
 
 def _check_limits(graph, node):
-    for name in (*node.inputs, node.output):
-        tensor = graph.tensors[name]
-        if max(tensor.height, tensor.width) > MAX_EXTENT:
-            raise UnsupportedOperator(
-                graph.name, node.name, node.operator, f"{name} has more than {MAX_EXTENT} rows or columns, cut it into parts"
-            )
-    for knob, limit in (("stride", MAX_STRIDE), ("dilation", MAX_DILATION)):
-        if max(getattr(node, knob, (1, 1))) > limit:
-            raise UnsupportedOperator(graph.name, node.name, node.operator, f"its {knob} must be at most {limit}")
+    if max(getattr(node, "pads", (0,))) > MAX_EXTENT:
+        raise UnsupportedOperator(graph.name, node.name, node.operator, f"its pads must be at most {MAX_EXTENT}")

@@ -12,7 +12,7 @@ import numpy as np
 from celosia.rtl.isa import Opcode
 from celosia.sim import numerics
 from celosia.tools.compiler.ir import Conv, Op, Pool
-from celosia.tools.compiler.layout import View
+from celosia.tools.compiler.layout import MAX_EXTENT, View
 from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Ref", "Schedule", "Step", "schedule"]
@@ -146,6 +146,11 @@ class _Builder:
         view = self.unfolded_view(region)
         y0, x0 = (region.y, 0) if unfold.matrix else self._origin(region)
         row = tensor.channels if unfold.matrix else tensor.width
+        start = (y0 * row if row <= MAX_EXTENT else 0) + x0
+        (y0, in_height), (x0, in_width) = _near(y0, tensor.height), _near(x0, tensor.width)
+        if view.width > MAX_EXTENT:
+            reason = "the columns that its taps span are more than the load unit unfolds at once"
+            raise UnsupportedOperator(self.graph.name, self.node.name, self.node.operator, reason)
         fields = {
             "kernel_y": unfold.kernel_y,
             "kernel_x": unfold.kernel_x,
@@ -155,10 +160,10 @@ class _Builder:
             "tile_cols": view.width,
             "y0": y0,
             "x0": x0,
-            "stride_y": self.stride[0] if unfold.fold_y else 1,
-            "stride_x": self.stride[1] if unfold.fold_x else 1,
-            "in_height": tensor.height,
-            "source_row_step": row,
+            "stride_y": self.stride[0] if unfold.fold_y and view.height > 1 else 1,
+            "stride_x": self.stride[1] if unfold.fold_x and view.width > 1 else 1,
+            "in_height": in_height,
+            "source_row_step": row if row <= MAX_EXTENT else 0,  # there is only one row then
             "dest_row_step": view.row_step,
             "dest_group_step": view.block_step,
             "pad": (tensor.zero_point + (128 if tensor.unsigned else 0)) & 0xFF,
@@ -166,8 +171,8 @@ class _Builder:
         if unfold.matrix:
             fields |= {"channels": unfold.groups * unfold.streams, "in_width": unfold.kernel_x, "channel_step": unfold.kernel_x}
         else:
-            fields |= {"channels": tensor.channels, "in_width": tensor.width, "channel_step": tensor.height * tensor.width}
-        fields["start"] = y0 * row + x0  # bytes; the buffer's own address is added later
+            fields |= {"channels": tensor.channels, "in_width": in_width, "channel_step": tensor.height * tensor.width}
+        fields["start"] = start  # bytes; the buffer's own address is added later
         dest = Ref(self.ring, number % self.slots * self.slot_words)
         return Step(opcode=Opcode.UNFOLD, layer=self.layer, fields=fields, source=Ref(self.node.input), dest=dest)
 
@@ -192,20 +197,21 @@ class _Builder:
         for column in group.columns:
             for order, chunk in enumerate(column.chunks):
                 y, x = y0 + chunk.ky * self.dilation[0], x0 + chunk.kx * self.dilation[1]
+                (near_y, in_height), (near_x, in_width) = _near(y, view.height), _near(x, view.width)
                 fields = {
-                    "y0": y,
-                    "x0": x,
-                    "in_height": view.height,
-                    "in_width": view.width,
+                    "y0": near_y,
+                    "x0": near_x,
+                    "in_height": in_height,
+                    "in_width": in_width,
                     "tile_rows": region.height,
                     "tile_cols": region.width,
                     "kernel_y": chunk.kernel_y,
                     "kernel_x": chunk.kernel_x,
                     "blocks": chunk.blocks,
-                    "stride_y": stride_y,
-                    "stride_x": stride_x,
-                    "dilation_y": self.dilation[0],
-                    "dilation_x": self.dilation[1],
+                    "stride_y": stride_y if region.height > 1 else 1,
+                    "stride_x": stride_x if region.width > 1 else 1,
+                    "dilation_y": self.dilation[0] if chunk.kernel_y > 1 else 1,
+                    "dilation_x": self.dilation[1] if chunk.kernel_x > 1 else 1,
                     "row_step": stride_y * view.row_step & ADDRESS_MASK,
                     "ky_step": self.dilation[0] * view.row_step & ADDRESS_MASK,
                     "block_step": view.block_step,
@@ -307,6 +313,13 @@ class _Builder:
         params[1, real], params[2, real] = numerics.channel_params(scale[index[real]])
         self.params[key] = params, advance
         return self.params[key]
+
+
+def _near(at, extent):
+    """Return a coordinate and the extent of the map it counts in so that both fit their fields: what is far behind does not matter."""
+    if extent <= MAX_EXTENT and at <= MAX_EXTENT:
+        return at, extent
+    return min(at, 0), max(0, min(extent - max(at, 0), MAX_EXTENT))
 
 
 def _folded_bias(graph, node, tensor):

@@ -16,6 +16,8 @@ from celosia.tools.compiler.layout import View
 __all__ = ["Chunk", "Column", "Group", "Region", "Tiling", "Work", "tile"]
 
 MAX_KERNEL = 64
+MAX_STRIDE = 15
+MAX_DILATION = 63
 MAX_BLOCKS = 256
 MAX_TILE = 1024
 SMALLEST_TILE = 16  # pixels; smaller ones meet the accumulators' read-modify-write pipeline
@@ -147,7 +149,8 @@ def _tile_node(node, layout, config, options):
         passes = kernel[0] * kernel[1]
         if isinstance(node, Pool) and node.kind == "average":
             areas = _equal_divisors(node, layout.graph, dest)
-    regions = tuple(region for area in areas for region in _cut(area, passes, config, options))
+    most = tuple(1 if stride > MAX_STRIDE else MAX_TILE for stride in getattr(node, "stride", (1, 1)))
+    regions = tuple(region for area in areas for region in _cut(area, passes, most, config, options))
     pixels = max(region.pixels for region in regions)
     if isinstance(node, Conv):
         groups = tuple(_group(columns, passes, pixels, config, options))
@@ -164,8 +167,11 @@ def _is_pointwise(node):
 # Pixels ---------------------------------------------------------------------------------------------------------------
 
 
-def _cut(area, passes, config, options):
-    """Cut an area into regions: few enough pixels for a bank, enough to hide the store of the tile before the last."""
+def _cut(area, passes, most, config, options):
+    """Cut an area into regions: few enough pixels for a bank, enough to hide the store of the tile before the last.
+
+    ``most`` limits the region's height and width: a stride beyond the instruction's field only goes from one region to the next.
+    """
     hide = options.store_latency / max(passes - config.beats, 0.5)
     low = min(max(SMALLEST_TILE, config.load_cycles, round(hide)), config.acc_depth)
     high = min(max(options.max_pixels, low), config.acc_depth, MAX_TILE)
@@ -176,7 +182,7 @@ def _cut(area, passes, config, options):
         height, width = 1, area.width
     else:
         height, width = 1, want
-    height, width = _even(area.height, height), _even(area.width, width)
+    height, width = _even(area.height, min(height, most[0])), _even(area.width, min(width, most[1]))
     for y in range(0, area.height, height):
         for x in range(0, area.width, width):
             yield Region(
@@ -255,18 +261,22 @@ def _conv_columns(node, tensor, unfold, config):
         used = np.flatnonzero(weights.any(axis=(0, 1, 3, 4)))
         low, high = (used[0], used[-1] + 1) if len(used) else (0, 1)
         part = np.clip(weights, -128, 127)
-        boxes = [((0, weights.shape[0]), (0, weights.shape[1]), (int(low), int(high)))]
-        chunks = [chunk for box in boxes for chunk in _chunks(part, box)]
+        chunks = list(_chunks(node, part, ((0, weights.shape[0]), (0, weights.shape[1]), (int(low), int(high)))))
         while (weights := weights - part).any():
             part = np.clip(weights, -128, 127)
-            chunks += [chunk for box in _boxes(part.any(axis=(3, 4))) for chunk in _chunks(part, box)]
+            chunks += [chunk for box in _boxes(part.any(axis=(3, 4))) for chunk in _chunks(node, part, box)]
         columns.append(Column(chunks=tuple(chunks), out_block=number // config.slots, slot=number % config.slots))
     return columns
 
 
-def _chunks(weights, box):
+def _most_taps(node):
+    """Return how many taps along each axis one EXECUTE can take: one where the dilation is beyond the instruction's field."""
+    return tuple(1 if dilation > MAX_DILATION else MAX_KERNEL for dilation in getattr(node, "dilation", (1, 1)))
+
+
+def _chunks(node, weights, box):
     """Yield the EXECUTE-sized pieces of a box of weight tiles ``[kernel_y, kernel_x, blocks, rows, cols]``."""
-    limits = MAX_KERNEL, MAX_KERNEL, MAX_BLOCKS
+    limits = *_most_taps(node), MAX_BLOCKS
     starts = [range(low, high, limit) for (low, high), limit in zip(box, limits)]
     for ky, kx, block in itertools.product(*starts):
         sizes = [min(at + limit, high) - at for at, limit, (_, high) in zip((ky, kx, block), limits, box)]
@@ -298,7 +308,7 @@ def _boxes(used, start=(0, 0, 0)):
 
 def _channel_columns(node, source, pixels, config):
     """Columns of a node that treats each channel by itself: an identity weight tile per slot, held for all passes."""
-    kernel_y, kernel_x = getattr(node, "kernel", (1, 1))
+    (kernel_y, kernel_x), (taps_y, taps_x) = getattr(node, "kernel", (1, 1)), _most_taps(node)
     most = min(MAX_BLOCKS, config.acc_depth // pixels)
     columns = []
     for block in range(0, source.blocks, most):
@@ -310,14 +320,14 @@ def _channel_columns(node, source, pixels, config):
                 Chunk(
                     ky=ky,
                     kx=kx,
-                    kernel_y=min(MAX_KERNEL, kernel_y - ky),
-                    kernel_x=min(MAX_KERNEL, kernel_x - kx),
+                    kernel_y=min(taps_y, kernel_y - ky),
+                    kernel_x=min(taps_x, kernel_x - kx),
                     block=block,
                     blocks=blocks,
                     weights=identity,
                 )
-                for ky in range(0, kernel_y, MAX_KERNEL)
-                for kx in range(0, kernel_x, MAX_KERNEL)
+                for ky in range(0, kernel_y, taps_y)
+                for kx in range(0, kernel_x, taps_x)
             )
             columns.append(Column(chunks=chunks, out_block=block, out_blocks=blocks, slot=slot, per_block=True))
     return columns
