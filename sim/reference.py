@@ -11,7 +11,7 @@ from celosia.tools.compiler import ir
 from celosia.tools.compiler.ir import Op
 from celosia.tools.ops.pooling import near_ties
 
-__all__ = ["from_onnx", "run", "ties", "to_onnx"]
+__all__ = ["from_onnx", "run", "ties", "to_onnx", "transposed_sums"]
 
 
 def run(graph, inputs, *, watch=None):
@@ -36,6 +36,10 @@ def run(graph, inputs, *, watch=None):
         operand = values[combine.tensor] if combine else None
         if isinstance(node, ir.Conv):
             acc = _convolution(node, x, tensor.zero_point)
+        elif isinstance(node, ir.ConvTranspose):
+            out = graph.tensors[node.output]
+            acc = transposed_sums(node, x.astype(np.float64) - tensor.zero_point, node.weight, (out.height, out.width))
+            acc += node.bias.astype(np.int64)[:, None, None]
         elif isinstance(node, ir.Copy):
             acc = x + np.broadcast_to(node.bias, x.shape[1:2]).astype(np.int64)[:, None, None]
         if isinstance(node, ir.Pool):
@@ -103,6 +107,28 @@ def _convolution(node, x, zero_point):
         product = (part @ weight.T).astype(np.int64).reshape(batch, height, width, out)
         acc[:, group * out : (group + 1) * out] = product.transpose(0, 3, 1, 2)
     return acc + node.bias.astype(np.int64)[:, None, None]
+
+
+def transposed_sums(node, x, weight, size):
+    """Return the exact sums of a transposed convolution, int64 ``[inferences, out, *size]``.
+
+    ``node`` gives group, stride, dilation and pads; ``x`` is float64, its zero point taken off.
+    """
+    (batch, channels, height, width), group = x.shape, node.group
+    out = len(weight)
+    kernel = weight.shape[2:]
+    full = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip((height, width), node.stride, kernel, node.dilation)]
+    room = [max(length, pad + n) for length, pad, n in zip(full, node.pads, size)]
+    acc = np.zeros((batch, group, out // group, *room))
+    parts = x.reshape(batch, group, channels // group, height, width)
+    weights = weight.reshape(group, out // group, channels // group, *kernel).astype(np.float64)
+    for ky, kx in np.ndindex(*kernel):
+        y, x0 = ky * node.dilation[0], kx * node.dilation[1]
+        rows = slice(y, y + (height - 1) * node.stride[0] + 1, node.stride[0])
+        columns = slice(x0, x0 + (width - 1) * node.stride[1] + 1, node.stride[1])
+        acc[..., rows, columns] += np.einsum("bgchw,goc->bgohw", parts, weights[..., ky, kx])
+    top, left = node.pads[:2]
+    return acc[..., top : top + size[0], left : left + size[1]].reshape(batch, out, *size).astype(np.int64)
 
 
 def ties(graph, node, x):

@@ -6,8 +6,8 @@ The reference is ONNX Runtime with its integer kernels (session option ``session
 its integers: a reference with further outputs is used only if it gives the plain session's outputs; else the tensors are taken in
 smaller groups, and one that changes the outputs all alone is counted as different.
 
-*Ties*: where the exact result of an AveragePool lies halfway between two integers, ONNX Runtime's float32 arithmetic falls either way
-(:mod:`celosia.tools.pools`). An element that differs there, and is the other of the two integers, is counted as a tie. What follows
+*Ties*: where the exact result of an AveragePool or a ConvTranspose lies halfway between two integers, ONNX Runtime's float32 arithmetic falls
+either way (:mod:`celosia.tools.pools`, :mod:`celosia.tools.transposed`). An element that differs there, and is the other of the two integers, is counted as a tie. What follows
 such a pool is compared with ONNX Runtime's result for the engine's own pooled values.
 """
 
@@ -20,8 +20,9 @@ import onnxruntime
 
 from celosia.tools.compiler.importer import load, session_options
 from celosia.tools.errors import DoesNotFit
-from celosia.tools.pools import average_pools, is_tie
+from celosia.tools.pools import average_pools
 from celosia.tools.session import InferenceSession, check_feed
+from celosia.tools.transposed import transposed_convolutions
 
 __all__ = ["Comparison", "Reference", "check_layers", "check_outputs", "compare"]
 
@@ -129,7 +130,7 @@ def check_outputs(session, path, feed, outputs, *, progress=None):
     names = [name for name, _, _ in session.model.outputs]
     ours = {name: array.reshape(theirs[name].shape) for name, array in zip(names, outputs)}
     found = [compare(name, ours[name], theirs[name]) for name in names]
-    pools = average_pools(load(path).model)
+    pools = _inexact(load(path).model)
     if pools and any(comparison.differences for comparison in found):
         kept = _kept_values(session, path, arrays, count, [pool.output for pool in pools], progress)
         pools = [pool for pool in pools if pool.output in kept]
@@ -148,8 +149,13 @@ def check_layers(session, path, feed, *, progress=None):
     )
     wanted = [name for name in names if name in produced and name not in outputs]
     ours = _kept_values(session, path, arrays, count, wanted, progress)
-    pools = [pool for pool in average_pools(source.model) if pool.output in ours]
+    pools = [pool for pool in _inexact(source.model) if pool.output in ours]
     return _compare_all(path, arrays, count, ours, [*wanted, *outputs], pools)
+
+
+def _inexact(model):
+    """Return the operators that ONNX Runtime adds up in float32."""
+    return (*average_pools(model), *transposed_convolutions(model))
 
 
 def _kept_values(session, path, arrays, count, names, progress):
@@ -207,7 +213,7 @@ def _compare_pool(pool, ours, values):
     theirs = values[f"{pool.output}·reference"]
     ours = ours.reshape(theirs.shape)
     wrong = ours != theirs
-    ties = wrong & is_tie(pool, values[pool.input], ours) if wrong.any() else np.zeros_like(wrong)
+    ties = wrong & pool.is_tie(values[pool.input], ours) if wrong.any() else np.zeros_like(wrong)
     return _comparison(pool.output, ours, theirs, wrong & ~ties, ties.sum())
 
 

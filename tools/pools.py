@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from celosia.tools.ops.pooling import float_error
 
-__all__ = ["Pool", "average_pools", "is_tie"]
+__all__ = ["Pool", "average_pools"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,22 @@ class Pool:
     ratio: float
     zero_points: tuple
     attributes: dict
+
+    def is_tie(self, x, y):
+        """Return where the exact average is a tie within the error of float32 and ``y`` is one of the two integers.
+
+        Parameters
+        ----------
+        x, y : integer arrays ``[inferences, 1, channels, …]``
+            The pool's input and output.
+        """
+        zero_point, output_zero_point = (zero - 128 if self.dtype == "uint8" else zero for zero in self.zero_points)
+        sums, pixels, divisors = _windows(self, x.astype(np.int64) - self.zero_points[0], y.shape[3:])
+        factor = self.ratio / divisors
+        value = sums * factor
+        error = float_error(sums, pixels, factor, zero_point, output_zero_point)
+        tie = np.abs(value - np.floor(value) - 0.5) <= error
+        return tie & (np.abs(y.astype(np.int64) - self.zero_points[1] - value) <= 0.5 + error)
 
 
 def average_pools(model):
@@ -72,23 +88,6 @@ def average_pools(model):
             )
         )
     return tuple(found)
-
-
-def is_tie(pool, x, y):
-    """Return where the exact average is a tie within the error of float32 and ``y`` is one of the two integers.
-
-    Parameters
-    ----------
-    x, y : integer arrays ``[inferences, 1, channels, …]``
-        The pool's input and output.
-    """
-    zero_point, output_zero_point = (zero - 128 if pool.dtype == "uint8" else zero for zero in pool.zero_points)
-    sums, pixels, divisors = _windows(pool, x.astype(np.int64) - pool.zero_points[0], y.shape[3:])
-    factor = pool.ratio / divisors
-    value = sums * factor
-    error = float_error(sums, pixels, factor, zero_point, output_zero_point)
-    tie = np.abs(value - np.floor(value) - 0.5) <= error
-    return tie & (np.abs(y.astype(np.int64) - pool.zero_points[1] - value) <= 0.5 + error)
 
 
 def _windows(pool, x, output):

@@ -6,7 +6,7 @@ import numpy as np
 
 from celosia.rtl.isa import Instruction, Opcode
 from celosia.tools.compiler.constants import ParamImage, TableImage, WeightImage
-from celosia.tools.compiler.ir import Conv
+from celosia.tools.compiler.ir import Conv, ConvTranspose
 from celosia.tools.compiler.sinks import BinarySink
 from celosia.tools.compiler.tokens import add_tokens
 from celosia.tools.errors import DoesNotFit
@@ -144,7 +144,7 @@ def _layers(schedule, graph):
 
 
 def _macs(node, graph):
-    if not isinstance(node, Conv) or node.operator == "Rearrange":
+    if not isinstance(node, Conv | ConvTranspose) or node.operator == "Rearrange":
         return 0
-    out = graph.tensors[node.output]
-    return out.elements * int(np.prod(node.weight.shape[1:]))
+    pixels = graph.tensors[node.output if isinstance(node, Conv) else node.input]  # each meets every tap
+    return pixels.height * pixels.width * int(np.prod(node.weight.shape))

@@ -27,13 +27,15 @@ MAX_UNFOLD_KERNEL = 32
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A map as an instruction walks it: pixel ``(y, x)`` of block ``b`` is word ``b * block_step + y * row_step + x``."""
+    """A map as an instruction walks it: pixel ``(y, x)`` of block ``b`` is word ``start + b * block_step + y * row_step + x * col_step``."""
 
     height: int
     width: int
     row_step: int
     block_step: int
     blocks: int
+    col_step: int = 1
+    start: int = 0
 
     @property
     def words(self):
@@ -43,9 +45,9 @@ class View:
         """Return the same words as a column of pixels, or None where rows are not contiguous or too many."""
         if self.width == 1:
             return self
-        if self.row_step != self.width or self.height * self.width > MAX_EXTENT:
+        if self.row_step != self.width * self.col_step or self.height * self.width > MAX_EXTENT:
             return None
-        return dataclasses.replace(self, height=self.height * self.width, width=1, row_step=1)
+        return dataclasses.replace(self, height=self.height * self.width, width=1, row_step=self.col_step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from celosia.tools.compiler import weighted
 from celosia.tools.compiler.graph import Operation, OperationGraph, Value, references
 from celosia.tools.compiler.importer import node_name, session_options
 from celosia.tools.errors import BadModel
@@ -72,7 +73,9 @@ def legalise(source):
     for node in model.graph.node:
         if all(name in constants for name in node.output if name):
             continue
-        operation = islands.find(node) if node.op_type == "QuantizeLinear" else None
+        operation = None
+        if node.op_type == "QuantizeLinear":
+            operation = islands.find(node) or weighted.find(node, islands.producers, constants)
         operation = operation or _single(node, constants)
         operations.append(replace(operation, **origins.find(operation)))
     header = onnx.ModelProto()

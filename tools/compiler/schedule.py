@@ -88,8 +88,8 @@ def schedule(tiling, config, options, *, slots=None):
     buffers = {name: placement.words for name, placement in placements.items()}
     steps = []
     bank = 0
-    for layer, work in enumerate(tiling.works):
-        builder = _Builder(tiling.layout, work, layer, config, slots, buffers)
+    for work in tiling.works:
+        builder = _Builder(tiling.layout, work, config, slots, buffers)
         ahead = 0
         for number, region in enumerate(work.regions):
             while builder.unfold and ahead < min(number + min(options.unfold_lead, slots), len(work.regions)):
@@ -103,11 +103,11 @@ def schedule(tiling, config, options, *, slots=None):
 
 
 class _Builder:
-    """Makes the steps of one node."""
+    """Makes the steps of one work."""
 
-    def __init__(self, layout, work, layer, config, slots, buffers):
+    def __init__(self, layout, work, config, slots, buffers):
         self.graph = layout.graph
-        self.work, self.node, self.layer, self.config = work, work.node, layer, config
+        self.work, self.node, self.layer, self.config = work, work.node, work.layer, config
         self.input = self.graph.tensors[self.node.input]
         self.output = self.graph.tensors[self.node.output]
         self.unsigned = layout.placements[self.node.input].dense and self.input.unsigned
@@ -242,11 +242,11 @@ class _Builder:
             columns = [column for column in group.columns if column.slot == slot]
             first, blocks = columns[0].out_block, sum(column.out_blocks for column in columns)
             params, advance = self._channel_params(first, blocks, slot, region.count)
-            offset = first * dest.block_step + region.y * dest.row_step + region.x
+            offset = dest.start + first * dest.block_step + region.y * dest.row_step + region.x * dest.col_step
             fields = {
                 "row_step": dest.row_step,
                 "block_step": dest.block_step & ADDRESS_MASK,
-                "col_step": 1,
+                "col_step": dest.col_step if region.width > 1 else 1,
                 "slot": slot,
                 "tile_rows": region.height,
                 "tile_cols": region.width,
@@ -284,7 +284,7 @@ class _Builder:
         view = self.work.operand
         row_step = view.row_step if view.height > 1 else 0
         fields |= {"operand_block_step": view.block_step & ADDRESS_MASK, "operand_row_step": row_step, "operand_still": int(view.width == 1)}
-        return first * view.block_step + region.y * row_step + (region.x if view.width > 1 else 0)
+        return view.start + first * view.block_step + region.y * row_step + (region.x * view.col_step if view.width > 1 else 0)
 
     def _channel_params(self, first, blocks, slot, count):
         """Return the parameters ``[3, channels]`` of the column tiles of a STORE, and whether each block has its own."""

@@ -5,13 +5,15 @@ instruction's fields hold. Column tiles that share an accumulator bank and one S
 and groups the inner one, so that complete pixels of the output exist early and the next layer can start on them.
 """
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.tools.compiler.ir import Conv, Pool
+from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool
 from celosia.tools.compiler.layout import View
+from celosia.tools.compiler.phases import phases
 
 __all__ = ["Chunk", "Column", "Group", "Region", "Tiling", "Work", "tile"]
 
@@ -84,8 +86,14 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """A node in pieces. ``source`` is None where the input is unfolded region by region, ``operand`` where nothing is combined."""
+    """A node in pieces, or a phase of a transposed convolution.
 
+    ``source`` is None where the input is unfolded region by region, ``operand`` where nothing is combined.
+
+    ``layer`` is the node's place in the graph.
+    """
+
+    layer: int
     node: object
     source: View | None
     dest: View
@@ -126,14 +134,41 @@ class Tiling:
 
 def tile(layout, config, options):
     """Return the :class:`Tiling` of a :class:`~celosia.tools.compiler.layout.Layout`."""
-    return Tiling(layout=layout, works=tuple(_tile_node(node, layout, config, options) for node in layout.graph.nodes))
+    works = [
+        _tile_node(layer, *part, layout, config, options)
+        for layer, node in enumerate(layout.graph.nodes)
+        for part in _parts(node, layout)
+    ]
+    return Tiling(layout=layout, works=tuple(works))
 
 
-def _tile_node(node, layout, config, options):
-    source, dest = layout.placements[node.input].view, layout.placements[node.output].view
+def _parts(node, layout):
+    """Yield what a node is computed as, and the views of the pixels that each part writes and combines."""
+    dest = layout.placements[node.output].view
     operand = layout.placements[node.combine.tensor].view if node.combine else None
+    if not isinstance(node, ConvTranspose):
+        yield node, dest, operand
+        return
+    for phase in phases(node, layout.graph.tensors[node.output]):
+        yield phase.node, _phase_of(dest, phase, node.stride), _phase_of(operand, phase, node.stride) if operand else None
+
+
+def _phase_of(view, phase, stride):
+    """Return the pixels of a phase; an axis along which the map is repeated stays."""
+    changes = {"start": view.start}
+    if view.height > 1:
+        changes |= {"height": phase.height, "row_step": view.row_step * stride[0]}
+        changes["start"] += phase.y * view.row_step
+    if view.width > 1:
+        changes |= {"width": phase.width, "col_step": view.col_step * stride[1]}
+        changes["start"] += phase.x * view.col_step
+    return dataclasses.replace(view, **changes)
+
+
+def _tile_node(layer, node, dest, operand, layout, config, options):
+    source = layout.placements[node.input].view
     unfold = layout.unfolds.get(node.output)
-    if source is not None and _is_pointwise(node):
+    if source is not None and _is_pointwise(node) and (source.height, source.width) == (dest.height, dest.width):
         # An operand that is repeated along one axis only does not become a column of pixels.
         same = operand is None or (operand.height, operand.width) in ((1, 1), (dest.height, dest.width))
         flat = source.flattened(), dest.flattened(), operand.flattened() if operand else dest
@@ -149,14 +184,15 @@ def _tile_node(node, layout, config, options):
         passes = kernel[0] * kernel[1]
         if isinstance(node, Pool) and node.kind == "average":
             areas = _equal_divisors(node, layout.graph, dest)
-    most = tuple(1 if stride > MAX_STRIDE else MAX_TILE for stride in getattr(node, "stride", (1, 1)))
+    stride_y, stride_x = getattr(node, "stride", (1, 1))
+    most = tuple(1 if step > MAX_STRIDE else MAX_TILE for step in (stride_y, max(stride_x, dest.col_step)))
     regions = tuple(region for area in areas for region in _cut(area, passes, most, config, options))
     pixels = max(region.pixels for region in regions)
     if isinstance(node, Conv):
         groups = tuple(_group(columns, passes, pixels, config, options))
     else:
         groups = tuple(Group(columns=(column,)) for column in _channel_columns(node, source, pixels, config))
-    return Work(node=node, source=source, dest=dest, operand=operand, regions=regions, groups=groups)
+    return Work(layer=layer, node=node, source=source, dest=dest, operand=operand, regions=regions, groups=groups)
 
 
 def _is_pointwise(node):

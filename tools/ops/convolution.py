@@ -4,6 +4,8 @@ Golden: ``acc`` is exact, then :func:`celosia.sim.numerics.requantize` with ``sc
 per channel, as ``MlasRequantizeOutput`` computes it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from celosia.sim.numerics import channel_params
@@ -17,9 +19,10 @@ from celosia.tools.ops.family import (
     padding,
     quantised_per_tensor,
     read_zero_point,
+    transposed_padding,
 )
 
-__all__ = ["FAMILIES", "accumulator_bounds"]
+__all__ = ["FAMILIES", "accumulator_bounds", "transposed"]
 
 
 def weights_are_constant(operation, features):
@@ -79,7 +82,11 @@ def _scales(operation, channels):
     alpha = np.float32(operation.attributes.get("alpha", 1.0))
     with np.errstate(all="ignore"):  # channel_params refuses what overflows
         product = (alpha * x_scale.reshape(-1)) * w_scale.reshape(-1)
-        scale = np.broadcast_to((product / y_scale.reshape(-1)).astype(np.float32), (channels,)).copy()
+        return checked_scale(np.broadcast_to((product / y_scale.reshape(-1)).astype(np.float32), (channels,)).copy())
+
+
+def checked_scale(scale):
+    """Return a scale that the requantiser can have."""
     try:
         channel_params(scale)
     except ValueError as error:
@@ -87,8 +94,8 @@ def _scales(operation, channels):
     return scale
 
 
-def _node(operation, view, output, weight, **shape):
-    """Return the :class:`ir.Conv`, with the checks that every product shares."""
+def _node(operation, view, output, weight, *, kind=ir.Conv, scale=None, **shape):
+    """Return the :class:`ir.Conv` (or another ``kind``), with the checks that every product shares."""
     channels = len(weight)
     tensor = view.tensor
     if read_zero_point(operation, "x", tensor) != tensor.zero_point:
@@ -99,13 +106,13 @@ def _node(operation, view, output, weight, **shape):
         raise Refused(
             f"The sum of output channel {int(bounds.argmax())} can reach {int(bounds.max()):,}, beyond 32-bit accumulators."
         )
-    return ir.Conv(
+    return kind(
         name=operation.name,
         operator=operation.operator,
         sources=operation.sources,
         input=tensor.name,
         output=output.tensor.name,
-        scale=_scales(operation, channels),
+        scale=_scales(operation, channels) if scale is None else scale,
         zero_point=output.tensor.zero_point,
         weight=np.ascontiguousarray(weight),
         bias=bias,
@@ -134,6 +141,57 @@ def lower_convolution(operation, features):
     output = features.output(operation, channels=len(weight), height=height, width=width)
     node = _node(operation, view, output, weight, stride=stride, dilation=dilation, pads=pads, group=group)
     return Lowered(node=node, view=output)
+
+
+def lower_transposed(operation, features):
+    """Lower ``ConvTranspose``; a 1-D one is one of height 1. ONNX Runtime adds up in float32, Celosia exactly."""
+    view = features.map(operation.inputs[0], "x", operation)
+    if view.is_padded:
+        raise Refused("The engine folds Pad into a convolution or pooling only.")
+    shape = features.value(operation.output).shape
+    height, width = ((1,) + tuple(shape[2:]))[-2:]
+    fields, scale = transposed(operation, (view.tensor.height, view.tensor.width), (height, width))
+    output = features.output(operation, channels=len(scale), height=height, width=width)
+    bias = fields.pop("bias")
+    if (np.abs(bias - np.rint(bias)) > 1e-6 * np.maximum(1, np.abs(bias))).any() or np.abs(bias).max() >= 1 << 31:
+        raise Refused("The bias must be quantised with the product of the scales of input and weights.")
+    weight = fields.pop("weight")
+    operation = replace(operation, operands=operation.operands | {"bias": np.rint(bias).astype(np.int32)})
+    fields |= {"scale": checked_scale(scale.astype(np.float32)), **_limits(operation, output.tensor)}
+    node = _node(operation, view, output, weight, kind=ir.ConvTranspose, **fields)
+    return Lowered(node=node, view=output, note="half to even where ONNX Runtime's float32 additions decide a tie")
+
+
+def transposed(operation, size, output):
+    """Return the fields of an :class:`ir.ConvTranspose`, its ``bias`` real (float64), and what takes its sums to steps of the output.
+
+    Parameters
+    ----------
+    size, output : tuple
+        (height, width) of input and output.
+    """
+    operands, group = operation.operands, operation.attributes.get("group", 1)
+    weight = centred_weights(operation, axis=int(operands["w_axis"]))
+    if operands["w_scale"].size > 1 and operands["w_axis"] % weight.ndim != 1:
+        raise Refused("The weights of a transposed convolution must have one scale, or one for each output channel.")
+    if weight.ndim == 3:
+        weight = weight[:, :, None, :]
+    weight = weight.reshape(group, -1, *weight.shape[1:]).swapaxes(1, 2)
+    weight = weight.reshape(-1, *weight.shape[2:])
+    scales = np.resize(operands["w_scale"].astype(np.float64).reshape(-1), len(weight)) * operands["x_scale"].item()
+    stride, dilation, pads = transposed_padding(operation, size, weight.shape[2:], output)
+    fields = {"weight": weight, "stride": stride, "dilation": dilation, "pads": pads, "group": group}
+    fields["bias"] = np.resize(operands.get("bias", np.zeros(1)), len(weight)) / scales
+    return fields, scales / operands["y_scale"].item()
+
+
+def _limits(operation, tensor):
+    """Return ``low`` and ``high`` of a node for the real limits of the Relu or Clip after it."""
+    found = {}
+    for name in {"low", "high"} & operation.operands.keys():
+        steps = np.rint(np.float32(operation.operands[name].item()) / np.float32(operation.operands["y_scale"].item()))
+        found[name] = int(np.clip(steps + tensor.zero_point, -128, 127))
+    return found
 
 
 def lower_product(operation, features):
@@ -202,6 +260,13 @@ FAMILIES = (
         forms=("QLinearConv",),
         constraints=(*_COMMON, kernel_is_flat, first_dimension_is_one),
         lower=lower_convolution,
+    ),
+    Family(
+        name="Transposed convolution",
+        operators=("ConvTranspose",),
+        forms=("FloatConvTranspose",),
+        constraints=(weights_are_8_bit, quantised_per_tensor, kernel_is_flat, first_dimension_is_one),
+        lower=lower_transposed,
     ),
     Family(
         name="Matrix product with constant weights",

@@ -7,7 +7,7 @@ import numpy as np
 
 from celosia.tools.compiler import ir
 
-__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "quantised_per_tensor", "read_zero_point", "sentence", "suggestion"]
+__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "quantised_per_tensor", "read_zero_point", "sentence", "suggestion", "transposed_padding"]
 
 
 PRODUCTS = ("QGemm", "QLinearMatMul")
@@ -263,12 +263,7 @@ def padding(operation, size, kernel, output):
     """
     attributes = operation.attributes
     rank = len(attributes.get("kernel_shape") or kernel)
-
-    def pair(name):
-        given = tuple(attributes.get(name) or (1,) * rank)
-        return (1,) * (2 - len(given)) + given
-
-    stride, dilation = pair("strides"), pair("dilations")
+    stride, dilation = _pair(attributes, "strides", rank), _pair(attributes, "dilations", rank)
     automatic = attributes.get("auto_pad", b"NOTSET").decode()
     given = tuple(attributes.get("pads") or (0,) * 2 * rank)
     half = len(given) // 2
@@ -285,3 +280,28 @@ def padding(operation, size, kernel, output):
         pads[0].append(begin)
         pads[1].append(max(reach - begin - size[axis], 0))
     return stride, dilation, (*pads[0], *pads[1])
+
+
+def transposed_padding(operation, size, kernel, output):
+    """Return stride, dilation and pads of a ConvTranspose; as :func:`padding`. Only the pads at the top and left matter."""
+    attributes = operation.attributes
+    rank = len(operation.operands["w"].shape) - 2
+    stride, dilation = _pair(attributes, "strides", rank), _pair(attributes, "dilations", rank)
+    automatic = attributes.get("auto_pad", b"NOTSET").decode()
+    given = tuple(attributes.get("pads") or (0,) * 2 * rank)
+    begins = ((0,) + given[:rank])[-2:]
+    extra = ((0,) + tuple(attributes.get("output_padding") or (0,) * rank))[-2:]
+    if automatic.startswith("SAME") or attributes.get("output_shape"):
+        begins = []
+        for axis in range(2):
+            full = (size[axis] - 1) * stride[axis] + extra[axis] + (kernel[axis] - 1) * dilation[axis] + 1
+            total = max(0, full - output[axis])
+            begins.append(total // 2 if automatic == "SAME_UPPER" else total - total // 2)
+    elif automatic == "VALID":
+        begins = 0, 0
+    return stride, dilation, (*begins, 0, 0)
+
+
+def _pair(attributes, name, rank):
+    given = tuple(attributes.get(name) or (1,) * rank)
+    return (1,) * (2 - len(given)) + given
