@@ -9,7 +9,7 @@ from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals
 __all__ = [
     "ACC_READ_LATENCY", "ACT_READ_LATENCY", "ACT_WRITE_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature",
     "ActWrite", "Done", "Error", "HostSignature", "ParamReadSignature", "QueuedInstruction", "TableReadSignature", "Trace", "UnitSignature",
-    "WeightReadSignature",
+    "WeightReadSignature", "WeightWriteSignature",
 ]  # fmt: skip
 
 ACT_READ_LATENCY = 2
@@ -120,6 +120,16 @@ class WeightReadSignature(wiring.Signature):
 
     def __init__(self, *, cols):
         super().__init__({"addr": Out(22), "data": In(data.ArrayLayout(signed(8), cols))})
+
+
+class WeightWriteSignature(wiring.Signature):
+    """The write port of the weight memory, from the writer's side; never stalls.
+
+    In a cycle with bit ``j`` of ``en`` set, entry ``addr`` of bank ``j`` becomes ``data``; reads see it from the next cycle on.
+    """
+
+    def __init__(self, *, cols, weight_rows):
+        super().__init__({"en": Out(weight_rows), "addr": Out(22), "data": Out(data.ArrayLayout(signed(8), cols))})
 
 
 class ParamReadSignature(wiring.Signature):

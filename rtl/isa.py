@@ -1,7 +1,7 @@
 """The instruction set, defined once for RTL, compiler, golden executor, C header and documentation.
 
 A program is a list of 256-bit instructions. The sequencer fetches them in order and puts each into the queue of the unit
-that runs it: ``UNFOLD`` to the load unit, ``EXECUTE`` to the execute unit, ``STORE`` to the store unit. Each unit runs its
+that runs it: ``UNFOLD`` and ``FILL`` to the load unit, ``EXECUTE`` to the execute unit, ``STORE`` to the store unit. Each unit runs its
 own queue in order; between units the only order is that of the tokens.
 
 Tokens
@@ -19,7 +19,7 @@ Feature maps in the activation memory
 Weights
     A weight tile is ``rows × cols`` int8: row ``r`` multiplies byte ``r`` of the activation word, column ``c`` is output
     channel ``c`` of the column tile. Row ``r`` of tile ``t`` lies in bank ``r // load_cycles`` at entry
-    ``t * load_cycles + r % load_cycles``.
+    ``t * load_cycles + r % load_cycles``. The host writes the constant ones; ``FILL`` makes one of activations.
 
 Fields listed in :data:`MINUS_ONE` hold the value minus one, so that no size can be zero.
 """
@@ -41,6 +41,7 @@ __all__ = [
     "EndInstruction",
     "ErrorCode",
     "ExecuteInstruction",
+    "FillInstruction",
     "Header",
     "Instruction",
     "Opcode",
@@ -68,6 +69,7 @@ class Opcode(enum.Enum, shape=4):
     EXECUTE = 2
     STORE = 3
     UNFOLD = 4
+    FILL = 5
 
 
 class Unit(enum.Enum, shape=2):
@@ -275,6 +277,25 @@ class UnfoldInstruction(data.Struct):
     reserved: 2
 
 
+class FillInstruction(data.Struct):
+    """Make weight tiles of activations: the right operand of a product of two tensors.
+
+    Row ``r`` of weight tile ``weights + t``, for ``t`` in ``tiles``, becomes bytes ``slot * cols`` … ``slot * cols + cols - 1`` of the
+    activation word ``source + t * tile_step + r * row_step`` (modulo 2^16); rows from ``rows`` on become zero. ``rows`` is at most the
+    configuration's.
+    """
+
+    header: Header
+    weights: 16
+    source: 16
+    row_step: 16
+    tile_step: 16
+    rows: 7
+    tiles: 8
+    slot: 4
+    reserved: 141
+
+
 class ChannelParams(data.Struct):
     """Requantisation of one output channel: ``(acc + bias) * mantissa * 2**-shift``, see ``celosia.sim.numerics.requantize``."""
 
@@ -302,16 +323,18 @@ LAYOUTS = {
     Opcode.EXECUTE: ExecuteInstruction,
     Opcode.STORE: StoreInstruction,
     Opcode.UNFOLD: UnfoldInstruction,
+    Opcode.FILL: FillInstruction,
 }
 UNITS = {
     Opcode.END: Unit.SEQUENCER,
     Opcode.EXECUTE: Unit.EXECUTE,
     Opcode.STORE: Unit.STORE,
     Opcode.UNFOLD: Unit.LOAD,
+    Opcode.FILL: Unit.LOAD,
 }
 
 MINUS_ONE = frozenset({
-    "tile_rows", "tile_cols", "kernel_y", "kernel_x", "blocks", "channels", "streams", "groups",
+    "tile_rows", "tile_cols", "kernel_y", "kernel_x", "blocks", "channels", "streams", "groups", "rows", "tiles",
 })  # fmt: skip
 
 

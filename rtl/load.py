@@ -1,4 +1,5 @@
-"""The load unit: unfolds a dense tensor into words of kernel taps, so that layers of few channels fill the array's rows.
+"""The load unit: unfolds a dense tensor into words of kernel taps, so that layers of few channels fill the array's rows; its other
+half is :class:`~celosia.rtl.fill.Fill`.
 
 ::
 
@@ -15,8 +16,9 @@ from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import Out
 
-from celosia.rtl.interfaces import ActReadSignature, ActWrite, UnitSignature
-from celosia.rtl.isa import ErrorCode, UnfoldInstruction
+from celosia.rtl.fill import Fill
+from celosia.rtl.interfaces import ActReadSignature, ActWrite, UnitSignature, WeightWriteSignature
+from celosia.rtl.isa import ErrorCode, Header, Opcode, UnfoldInstruction
 from celosia.rtl.lanes import TapLanes
 from celosia.rtl.streams import TapStreams
 
@@ -27,7 +29,8 @@ LOAD_OVERHEAD = 19
 
 
 class Load(wiring.Component):
-    """The unit that runs ``UNFOLD``, see :class:`~celosia.rtl.isa.UnfoldInstruction`.
+    """The unit that runs ``UNFOLD`` and ``FILL``, see :class:`~celosia.rtl.isa.UnfoldInstruction` and
+    :class:`~celosia.rtl.isa.FillInstruction`.
 
     Words are written modulo 2^16, bytes read modulo 2^20. Only words with a byte that is needed are read.
 
@@ -38,11 +41,12 @@ class Load(wiring.Component):
     Members
     -------
     unit : ``Out(UnitSignature)``
-        Errors: ``ILLEGAL_FIELD`` if there are too many streams, or their taps do not fit into a word; ``ACT_RANGE``.
+        Errors: ``ILLEGAL_FIELD`` if there are too many streams, or their taps do not fit into a word; ``ACT_RANGE``; those of a fill.
     read : ``Out(ActReadSignature)``
         The dense tensor.
     write : ``Out(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
         Whole words, in order.
+    fill : ``Out(WeightWriteSignature)``
     """
 
     def __init__(self, *, config):
@@ -51,6 +55,7 @@ class Load(wiring.Component):
             "unit": Out(UnitSignature()),
             "read": Out(ActReadSignature(rows=config.rows)),
             "write": Out(stream.Signature(ActWrite(rows=config.rows))),
+            "fill": Out(WeightWriteSignature(cols=config.cols, weight_rows=config.weight_rows)),
         })
 
     def elaborate(self, platform):
@@ -59,7 +64,8 @@ class Load(wiring.Component):
         shape = {"rows": config.rows, "streams": config.unfold_streams}
         m.submodules.streams = streams = TapStreams(**shape, depth=config.act_depth)
         m.submodules.lanes = lanes = TapLanes(**shape)
-        wiring.connect(m, wiring.flipped(self.read), streams.read)
+        m.submodules.fill = fill = Fill(config=config)
+        wiring.connect(m, wiring.flipped(self.fill), fill.write)
         i = Signal(UnfoldInstruction)
         index = Signal(16)
         failed = Signal()
@@ -108,6 +114,15 @@ class Load(wiring.Component):
             row.words.eq((tap_base[: len(row.offset)] + last) >> len(row.offset)),
         ]
 
+        filling = Signal()
+        m.d.comb += [
+            fill.instruction.eq(i.as_value()),
+            self.read.addr.eq(Mux(filling, fill.read.addr, streams.read.addr)),
+            self.read.valid.eq(fill.read.valid | streams.read.valid),
+        ]
+        for half in (fill, streams):
+            m.d.comb += [half.read.ready.eq(self.read.ready), half.read.data.eq(self.read.data)]
+
         with m.If(turn):
             m.d.sync += staged.eq(0)
         with m.FSM() as fsm:
@@ -116,6 +131,18 @@ class Load(wiring.Component):
                 m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index)]
                 with m.If(unit.i.valid):
                     m.next = "operand"
+                    with m.If(data.View(Header, unit.i.payload.instruction[: Shape.cast(Header).width]).opcode == Opcode.FILL):
+                        m.d.comb += fill.start.eq(1)
+                        m.d.sync += filling.eq(1)
+                        m.next = "fill"
+            with m.State("fill"):
+                with m.If(fill.done):
+                    m.d.comb += [unit.done.valid.eq(1), unit.done.signal.eq(i.header.signal)]
+                    m.d.sync += filling.eq(0)
+                    m.next = "idle"
+                with m.If(fill.error.as_value() != 0):
+                    m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(fill.error)]
+                    m.next = "failed"
             # The setup's operands are registered, and always one state ahead of their addition.
             with m.State("operand"):
                 m.d.sync += [operand.eq(i.x0), base_y.eq(i.y0), y.eq(0), repeat.eq(i.stride_x)]
@@ -281,7 +308,7 @@ class Load(wiring.Component):
         m.d.comb += [
             unit.error.index.eq(index),
             unit.trace.busy.eq(~fsm.ongoing("idle")),
-            unit.trace.stall.eq(active & ~step),
+            unit.trace.stall.eq((active & ~step) | fill.stall),
             unit.trace.index.eq(index),
         ]
         return m

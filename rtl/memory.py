@@ -15,7 +15,14 @@ from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
 from celosia.rtl.fetch import ProgramReadSignature
-from celosia.rtl.interfaces import ActReadSignature, ActWrite, HostSignature, ParamReadSignature, WeightReadSignature
+from celosia.rtl.interfaces import (
+    ActReadSignature,
+    ActWrite,
+    HostSignature,
+    ParamReadSignature,
+    WeightReadSignature,
+    WeightWriteSignature,
+)
 
 __all__ = ["ActivationMemory", "ParamMemory", "ProgramMemory", "WeightMemory"]
 
@@ -88,8 +95,11 @@ def _delayed(m, value):
     return late
 
 
-def _entry_memory(m, host, reads, *, width, depth):
-    """Build banks of ``depth`` entries of ``width`` bits, one for each of ``reads``, side by side in the host's entries."""
+def _entry_memory(m, host, reads, *, width, depth, writer=None):
+    """Build banks of ``depth`` entries of ``width`` bits, one for each of ``reads``, side by side in the host's entries.
+
+    ``writer`` writes whole entries of them while the host does not.
+    """
     view = _HostView(m, host, size=width // 8 * len(reads), depth=depth)
     outputs = []
     for number, port in enumerate(reads):
@@ -100,6 +110,12 @@ def _entry_memory(m, host, reads, *, width, depth):
             write.addr.eq(view.entry),
             write.data.eq(view.value.word_select(number, width)),
             write.en.eq(view.mask.word_select(number, width // 8)),
+        ]
+        if writer is not None:
+            with m.If(writer.en.any()):
+                m.d.comb += [write.addr.eq(writer.addr), write.data.eq(writer.data)]
+                m.d.comb += write.en.eq(writer.en[number].replicate(width // 8))
+        m.d.comb += [
             read.addr.eq(Mux(view.read, view.entry, port.addr)),
             read.en.eq(port.en | view.read if hasattr(port, "en") else 1),
             Value.cast(port.data).eq(read.data),
@@ -119,6 +135,8 @@ class WeightMemory(wiring.Component):
     -------
     read0, read1, … : ``In(WeightReadSignature)``
         One per bank; latency one cycle.
+    write : ``In(WeightWriteSignature)``
+        The load unit's; the host waits for the engine to be idle.
     host : ``In(HostSignature)``
         Entry ``e`` is ``weight_rows * cols`` bytes, bank ``j`` at bytes ``j * cols`` … of it.
     """
@@ -126,7 +144,8 @@ class WeightMemory(wiring.Component):
     def __init__(self, *, config):
         self.config = config
         reads = {f"read{bank}": In(WeightReadSignature(cols=config.cols)) for bank in range(config.weight_rows)}
-        super().__init__({**reads, "host": In(HostSignature())})
+        write = WeightWriteSignature(cols=config.cols, weight_rows=config.weight_rows)
+        super().__init__({**reads, "write": In(write), "host": In(HostSignature())})
 
     @property
     def reads(self):
@@ -135,7 +154,7 @@ class WeightMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        _entry_memory(m, self.host, self.reads, width=8 * self.config.cols, depth=self.config.weight_depth)
+        _entry_memory(m, self.host, self.reads, width=8 * self.config.cols, depth=self.config.weight_depth, writer=self.write)
         return m
 
 

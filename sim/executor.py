@@ -9,13 +9,13 @@ import numpy as np
 
 from celosia.rtl.isa import TOKEN_BITS, Combine, ErrorCode, Opcode, decode
 from celosia.sim import numerics
-from celosia.sim.footprint import execute_reads, store_words, unfold_bytes, unfold_words
+from celosia.sim.footprint import execute_reads, fill_words, store_words, unfold_bytes, unfold_words
 from celosia.tools.errors import BadInput, BadProgram, EngineError
 
 __all__ = ["Executor", "GoldenError", "instructions_of"]
 
 UNITS = ("load", "execute", "store")
-UNIT_OF = {Opcode.UNFOLD: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
+UNIT_OF = {Opcode.UNFOLD: "load", Opcode.FILL: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
 RESERVED_HEADER_BIT = 31
 EXACT_IN_FLOAT32 = 1024
 """Products of two int8 whose sum float32 holds exactly: 1024 * 2**14 = 2**24."""
@@ -64,8 +64,9 @@ class Executor:
         self.program = program
         self.instructions = instructions_of(program)
         tiles = program.weights.transpose(0, 2, 1, 3).reshape(-1, config.rows, config.cols)  # row = bank * load_cycles + entry
-        self.weights = np.zeros((config.weight_tiles, config.rows, config.cols), np.int8)
-        self.weights[: len(tiles)] = tiles
+        self.constant_weights = np.zeros((config.weight_tiles, config.rows, config.cols), np.int8)
+        self.constant_weights[: len(tiles)] = tiles
+        self.fills = any(i is not None and i.opcode == Opcode.FILL for i in self.instructions)
         self.params = np.zeros((config.param_depth, 2 * config.lanes), np.uint32)
         self.params[: len(program.params)] = program.params
         self.tables = np.zeros((config.tables, 256), np.int8)
@@ -73,10 +74,11 @@ class Executor:
         self.reset(1)
 
     def reset(self, batch):
-        """Clear the activation memory and the accumulators of ``batch`` machines."""
+        """Clear the activation memory and the accumulators of ``batch`` machines; weights that are filled are each machine's own."""
         config = self.config
         self.act = np.zeros((batch, config.act_depth, config.rows), np.int8)
         self.acc = np.zeros((batch, 2, config.acc_depth, config.cols), np.int32)
+        self.weights = np.repeat(self.constant_weights[None], batch if self.fills else 1, axis=0)
 
     # Whole inferences -------------------------------------------------------------------------------------------------
 
@@ -246,9 +248,9 @@ class Executor:
         if i.unsigned:
             words = words ^ np.int8(-128)
         words[:, ~inside] = i.pad
-        weights = self.weights[i.weights : i.weights + tiles]
-        weights = weights.reshape(-1, 1 if i.hold else i.blocks, config.rows, config.cols)
-        weights = np.broadcast_to(weights, (taps, i.blocks, config.rows, config.cols)).transpose(1, 0, 2, 3)
+        weights = self.weights[:, i.weights : i.weights + tiles]  # [batch or 1, tiles, rows, cols]
+        weights = weights.reshape(len(weights), -1, 1 if i.hold else i.blocks, config.rows, config.cols)
+        weights = np.broadcast_to(weights, (len(weights), taps, i.blocks, config.rows, config.cols)).transpose(0, 2, 1, 3, 4)
         target = self.acc[:, i.bank, i.acc : i.acc + entries]
         if i.max:
             products = np.matmul(words.transpose(0, 1, 3, 2, 4).astype(np.float32), weights.astype(np.float32)).astype(np.int32)
@@ -257,10 +259,10 @@ class Executor:
             target[:] = np.maximum(target, result) if i.accumulate else result
             return
         if not i.per_block:
-            words, weights = words.transpose(0, 2, 1, 3, 4)[:, None], weights[None]
+            words = words.transpose(0, 2, 1, 3, 4)[:, None]
         terms = words.shape[-1] * words.shape[-2] * (words.shape[-3] if not i.per_block else 1)
         words = words.reshape(len(words), -1, pixels, terms)
-        weights = weights.reshape(-1, terms, config.cols)
+        weights = weights.reshape(len(weights), -1, terms, config.cols)
         kind = np.float32 if terms <= EXACT_IN_FLOAT32 else np.float64
         result = np.matmul(words.astype(kind), weights.astype(kind)).astype(np.int64).reshape(len(words), entries, -1)
         target[:] = (result + target if i.accumulate else result).astype(np.int32)  # wraps like the hardware's adder
@@ -311,8 +313,11 @@ class Executor:
         self.act[:, dest, lanes] = value
 
     def run_load(self, index, i):
-        """Run one ``UNFOLD``."""
+        """Run one ``UNFOLD`` or ``FILL``."""
         config = self.config
+        if i.opcode == Opcode.FILL:
+            self._fill(index, i)
+            return
         if i.streams * i.kernel_x > config.rows or i.streams > config.unfold_streams:
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"{i.streams} streams of {i.kernel_x} taps")
         address, inside = unfold_bytes(i)
@@ -326,6 +331,18 @@ class Executor:
         taps[:, ~inside] = pad
         values[..., : i.streams * i.kernel_x] = taps.reshape(*values.shape[:-1], -1)
         self.act[:, dest] = values
+
+    def _fill(self, index, i):
+        config = self.config
+        if i.rows > config.rows or i.slot >= config.slots:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"{i.rows} rows, slot {i.slot}")
+        if i.weights + i.tiles > config.weight_tiles:
+            raise GoldenError(ErrorCode.WEIGHT_RANGE, index, f"weight tile {i.weights + i.tiles - 1}")
+        source = fill_words(i)
+        self._check_act(index, source)
+        tiles = self.weights[:, i.weights : i.weights + i.tiles]
+        tiles[:, :, : i.rows] = self.act[:, source, i.slot * config.cols : (i.slot + 1) * config.cols]
+        tiles[:, :, i.rows :] = 0
 
     def _check_act(self, index, words):
         if words.size and words.max() >= self.config.act_depth:

@@ -5,9 +5,9 @@ The golden executor moves data with it; the compiler's verifier proves orderings
 
 import numpy as np
 
-from celosia.rtl.isa import Combine
+from celosia.rtl.isa import Combine, Opcode
 
-__all__ = ["execute_reads", "store_words", "unfold_bytes", "unfold_words"]
+__all__ = ["execute_reads", "fill_words", "store_words", "unfold_bytes", "unfold_words", "weight_tiles"]
 
 ADDRESS_MASK = 0xFFFF
 BYTE_MASK = 0xFFFFF
@@ -49,6 +49,12 @@ def store_words(instruction):
     return dest, (i.operand + block * i.operand_block_step + y * i.operand_row_step + x * step) & ADDRESS_MASK
 
 
+def fill_words(instruction):
+    """Return the words a ``FILL`` reads, int32 ``[tiles, rows]``."""
+    i = instruction
+    return (i.source + np.arange(i.tiles)[:, None] * i.tile_step + np.arange(i.rows) * i.row_step) & ADDRESS_MASK
+
+
 def unfold_words(instruction):
     """Return the words an ``UNFOLD`` writes, int32 ``[tile_rows, groups, tile_cols]``."""
     i = instruction
@@ -86,3 +92,11 @@ def unfold_bytes(instruction):
     ) & BYTE_MASK  # fmt: skip
     inside = (iy >= 0) & (iy < i.in_height) & (ix >= 0) & (ix < i.in_width) & (channel < i.channels)
     return np.broadcast_arrays(address, inside)
+
+
+def weight_tiles(instruction):
+    """Return the weight tiles an ``EXECUTE`` reads or a ``FILL`` writes, int32 ``[n]``."""
+    i = instruction
+    if i.opcode == Opcode.FILL:
+        return i.weights + np.arange(i.tiles)
+    return i.weights + np.arange(1 if i.hold else i.kernel_y * i.kernel_x * i.blocks)

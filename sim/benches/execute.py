@@ -81,7 +81,7 @@ async def _weights(dut, cycles, golden, bank):
         await cycles.sample()
         tile, entry = divmod(addr.value.to_unsigned(), load_cycles)
         await cycles.drive()
-        data.value = int.from_bytes(golden.weights[tile, bank * load_cycles + entry].tobytes(), "little")
+        data.value = int.from_bytes(golden.weights[0, tile, bank * load_cycles + entry].tobytes(), "little")
 
 
 class _Store:

@@ -1,7 +1,7 @@
-"""Bench of :class:`celosia.rtl.load.Load`: random instructions leave the activation memory as the golden executor does.
+"""Bench of :class:`celosia.rtl.load.Load`: random instructions leave activation and weight memory as the golden executor does.
 
 Options: ``config``, the engine's JSON; the probabilities of a cycle without an instruction (``idle``), without a read
-(``refuse_reads``), without a write (``refuse_writes``); ``count`` of instructions. The whole memory is compared: whatever lies
+(``refuse_reads``), without a write (``refuse_writes``); ``count`` of instructions. Both memories are compared whole: whatever lies
 around the destinations guards them.
 """
 
@@ -14,17 +14,17 @@ from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import ACT_READ_LATENCY, ActWrite
 from celosia.rtl.isa import INSTRUCTION_BITS, encode
 from celosia.sim.benches.clocked import Source, options, start
-from celosia.sim.benches.load_cases import random_unfold
+from celosia.sim.benches.load_cases import random_load
 from celosia.sim.benches.stimuli import random_machine
 
 LIMIT = 100_000
 
 
 class Memory:
-    """The activation memory around the unit; read data are noise whenever nothing was read for them."""
+    """The memories around the unit; read data are noise whenever nothing was read for them."""
 
-    def __init__(self, dut, config, act, rng, *, refuse_reads, refuse_writes):
-        self.dut, self.config, self.act, self.rng = dut, config, act.copy(), rng
+    def __init__(self, dut, config, act, weights, rng, *, refuse_reads, refuse_writes):
+        self.dut, self.config, self.act, self.weights, self.rng = dut, config, act.copy(), weights.copy(), rng
         self.refuse_reads, self.refuse_writes = refuse_reads, refuse_writes
         self.arriving = deque([None] * ACT_READ_LATENCY)
         self.write = ActWrite(rows=config.rows)
@@ -38,7 +38,12 @@ class Memory:
         self.dut.write_ready.value = int(self.rng.random() >= self.refuse_writes)
 
     def sample(self):
-        dut = self.dut
+        dut, config = self.dut, self.config
+        if enable := dut.fill_en.value.to_unsigned():
+            assert enable.bit_count() == 1
+            tile, entry = divmod(dut.fill_addr.value.to_unsigned(), config.load_cycles)
+            row = (enable.bit_length() - 1) * config.load_cycles + entry
+            self.weights[tile, row] = np.frombuffer(dut.fill_data.value.to_unsigned().to_bytes(config.cols, "little"), np.int8)
         reading = dut.read_valid.value == 1 and dut.read_ready.value == 1
         self.arriving.append(self.act[dut.read_addr.value.to_unsigned()].tobytes() if reading else None)
         if dut.write_valid.value == 0:
@@ -60,10 +65,11 @@ async def memory_equals_golden(dut):
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     config = EngineConfig.from_json(given["config"])
     golden = random_machine(config, rng)
-    memory = Memory(dut, config, golden.act[0], rng, refuse_reads=given["refuse_reads"], refuse_writes=given["refuse_writes"])
+    memory = Memory(dut, config, golden.act[0], golden.weights[0], rng, refuse_reads=given["refuse_reads"],
+                    refuse_writes=given["refuse_writes"])  # fmt: skip
     cycles = await start(dut, unit_i_valid=0, read_ready=0, read_data=0, write_ready=0)
     source = Source(dut, "unit_i", idle=given["idle"], rng=rng)
-    instructions = [random_unfold(rng, config) for _ in range(given["count"])]
+    instructions = [random_load(rng, config) for _ in range(given["count"])]
     source.queue.extend(encode(instruction) | index << INSTRUCTION_BITS for index, instruction in enumerate(instructions))
     source.start(cycles)
     signals = []
@@ -77,6 +83,7 @@ async def memory_equals_golden(dut):
             signals.append(done >> 1)
             golden.run_load(len(signals) - 1, instructions[len(signals) - 1])
             assert np.array_equal(memory.act, golden.act[0]), f"memory differs after {instructions[len(signals) - 1]}"
+            assert np.array_equal(memory.weights, golden.weights[0]), f"weights differ after {instructions[len(signals) - 1]}"
         if len(signals) == len(instructions):
             break
         await cycles.drive()

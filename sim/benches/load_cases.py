@@ -1,8 +1,8 @@
-"""Random ``UNFOLD`` instructions that are legal for a configuration, for tests and benches."""
+"""Random ``UNFOLD`` and ``FILL`` instructions that are legal for a configuration, for tests and benches."""
 
 from celosia.rtl.isa import Instruction, Opcode
 
-__all__ = ["random_unfold"]
+__all__ = ["random_fill", "random_load", "random_unfold"]
 
 
 def random_unfold(rng, config):
@@ -36,3 +36,25 @@ def random_unfold(rng, config):
         channel_step=channel_step, source_row_step=row_step, dest_row_step=dest_row_step, dest_group_step=group_step,
         pad=int(rng.integers(0, 256)), signal_execute=int(rng.integers(0, 2)), signal_store=int(rng.integers(0, 2)),
     )  # fmt: skip
+
+
+def random_fill(rng, config):
+    """Draw an instruction that fills up to five weight tiles from words anywhere."""
+
+    def upto(limit):
+        return int(rng.integers(1, limit + 1))
+
+    tiles = upto(min(5, config.weight_tiles))
+    rows = config.rows if rng.random() < 0.5 else upto(config.rows)
+    row_step, tile_step = int(rng.integers(0, 5)), int(rng.integers(0, min(4 * config.rows, config.act_depth // 8)))
+    reach = (tiles - 1) * tile_step + (rows - 1) * row_step
+    return Instruction(
+        Opcode.FILL, weights=int(rng.integers(0, config.weight_tiles - tiles + 1)), tiles=tiles, rows=rows,
+        source=int(rng.integers(0, config.act_depth - reach)), row_step=row_step, tile_step=tile_step,
+        slot=int(rng.integers(0, config.slots)), signal_execute=int(rng.integers(0, 2)), signal_store=int(rng.integers(0, 2)),
+    )  # fmt: skip
+
+
+def random_load(rng, config):
+    """Draw one of the load unit's instructions."""
+    return random_fill(rng, config) if rng.random() < 0.4 else random_unfold(rng, config)

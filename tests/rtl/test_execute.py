@@ -58,7 +58,7 @@ class Run:
     async def weights(self, ctx, bank):
         port, cycles = self.dut.weights[bank], self.executor.config.load_cycles
         async for _, _, addr in ctx.tick().sample(port.addr):
-            row = self.executor.weights[addr // cycles, bank * cycles + addr % cycles]
+            row = self.executor.weights[0, addr // cycles, bank * cycles + addr % cycles]
             ctx.set(port.data, [int(weight) for weight in row])
 
     async def monitor(self, ctx):

@@ -26,11 +26,16 @@ UNFOLD = Instruction(
     tile_rows=4, tile_cols=32, y0=-1, x0=-1, stride_y=1, stride_x=1, in_height=32, in_width=32, channel_step=1024,
     source_row_step=32, dest_row_step=64, dest_group_step=32, pad=0x80,
 )  # fmt: skip
+FILL = Instruction(
+    Opcode.FILL, wait_execute=1, signal_execute=1, weights=0x123, source=0x456, row_step=2, tile_step=0x20, rows=13, tiles=3,
+    slot=1,
+)  # fmt: skip
 WORDS = [
     (EXECUTE, 0x10020010000080008010444042081F00C080083FFFFFFFFDF123440300002),
     (STORE, 0x1FE0200003C000007C030100000020010020001003),
     (COMBINE, 0x9007F800164FDABCD48D101FE0200003C000007C030100000020010020001003),
     (UNFOLD, 0x200008001000800100008008047FFFFFF01F00C048208020200FFFDF20000004),
+    (FILL, 0x810C002000020456012320001005),
     (Instruction(Opcode.END), 1),
 ]
 

@@ -224,6 +224,36 @@ def test_weight_banks_are_read_at_addresses_of_their_own_one_cycle_later(config)
     run(dut, testbench)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_load_unit_writes_one_bank_of_the_weight_memory(config):
+    dut = WeightMemory(config=config)
+    rng = random.Random(12)
+    image = [[[0] * config.cols for _ in range(config.weight_depth)] for _ in dut.reads]
+
+    async def testbench(ctx):
+        for _ in range(200):
+            bank, entry = rng.randrange(config.weight_rows), rng.randrange(config.weight_depth)
+            row = [rng.randrange(-128, 128) for _ in range(config.cols)]
+            writing = rng.random() < 0.7
+            ctx.set(dut.write.en, writing << bank)
+            ctx.set(dut.write.addr, entry)
+            ctx.set(dut.write.data, row)
+            ctx.set(dut.reads[bank].addr, entry)
+            await ctx.tick()
+            if writing:
+                image[bank][entry] = row
+            ctx.set(dut.write.en, 0)
+            await ctx.tick()
+            assert list(ctx.get(dut.reads[bank].data)) == image[bank][entry]
+        for bank, port in enumerate(dut.reads):
+            for entry in range(config.weight_depth):
+                ctx.set(port.addr, entry)
+                await ctx.tick()
+                assert list(ctx.get(port.data)) == image[bank][entry]
+
+    run(dut, testbench)
+
+
 @pytest.mark.parametrize("kind", [ParamMemory, ProgramMemory])
 def test_entries_are_read_one_cycle_later_and_the_program_port_holds_without_enable(kind):
     dut = kind(config=SMALL)

@@ -174,7 +174,7 @@ def test_end_waits_until_every_unit_has_finished():
     assert result.cycles > result.when("done", 1)
 
 
-@pytest.mark.parametrize("opcode", [0, 5, 15])
+@pytest.mark.parametrize("opcode", [0, 6, 15])
 def test_an_illegal_opcode_stops_the_engine(opcode):
     assert simulate(load(), opcode, END).error == (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)
 

@@ -117,9 +117,12 @@ UNFOLD = Instruction(
 )  # fmt: skip
 
 
+FILL = Instruction(Opcode.FILL, tiles=2, rows=4, row_step=1, tile_step=4, weights=8)
+
+
 @pytest.mark.parametrize("words, expected", [
     ((execute(), 0), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
-    ((execute(), 9), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
+    ((execute(), 6), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
     ((encode(execute()) | 1 << 255, END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
     ((encode(END) | 1 << 200,), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
     ((execute(signal_execute=1), END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
@@ -138,10 +141,14 @@ UNFOLD = Instruction(
     ((UNFOLD.replace(dest=CONFIG.act_depth), END), (ErrorCode.ACT_RANGE, Unit.LOAD, 0)),
     ((UNFOLD.replace(start=CONFIG.act_bytes), END), (ErrorCode.ACT_RANGE, Unit.LOAD, 0)),
     ((UNFOLD.replace(streams=5), END), (ErrorCode.ILLEGAL_FIELD, Unit.LOAD, 0)),
+    ((FILL.replace(rows=5), END), (ErrorCode.ILLEGAL_FIELD, Unit.LOAD, 0)),
+    ((FILL.replace(slot=1), END), (ErrorCode.ILLEGAL_FIELD, Unit.LOAD, 0)),
+    ((FILL, FILL.replace(weights=CONFIG.weight_tiles - 1), END), (ErrorCode.WEIGHT_RANGE, Unit.LOAD, 1)),
+    ((FILL.replace(source=CONFIG.act_depth - 7), END), (ErrorCode.ACT_RANGE, Unit.LOAD, 0)),
 ])  # fmt: skip
 def test_a_bad_program_stops_with_its_cause_and_the_engine_runs_again(engine, words, expected):
     assert run(engine, *words) == expected
-    assert run(engine, execute(), store(bank=1), UNFOLD, END)[0] is ErrorCode.NONE
+    assert run(engine, execute(), store(bank=1), UNFOLD, FILL, END)[0] is ErrorCode.NONE
 
 
 def test_running_past_the_program_memory_stops(engine):

@@ -242,12 +242,49 @@ def test_unfold_equals_the_instruction_sets_text(config, seed):
     assert (machine.act[0] == expected).all()
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
+@pytest.mark.parametrize("seed", range(20))
+def test_fill_equals_the_instruction_sets_text(config, seed):
+    rng = np.random.default_rng(seed)
+    i = Instruction(
+        Opcode.FILL,
+        weights=int(rng.integers(0, 20)),
+        tiles=int(rng.integers(1, 5)),
+        rows=int(rng.integers(1, config.rows + 1)),
+        source=int(rng.integers(0, 100)),
+        row_step=int(rng.integers(0, 9)),
+        tile_step=int(rng.integers(0, 40)),
+        slot=int(rng.integers(0, config.slots)),
+    )
+    machine, tiles = random_machine(config, rng)
+    for t in range(i.tiles):
+        for r in range(config.rows):
+            for c in range(config.cols):
+                word = machine.act[0, i.source + t * i.tile_step + r * i.row_step]
+                tiles[i.weights + t, r, c] = word[i.slot * config.cols + c] if r < i.rows else 0
+    machine.run_load(0, i)
+    assert (machine.weights[0] == tiles).all()
+
+
+def test_inferences_run_at_once_have_filled_weights_of_their_own():
+    fill = Instruction(Opcode.FILL, tiles=1, rows=4, row_step=1)
+    machine = Executor(TEST, program(TEST, fill))
+    machine.reset(3)
+    machine.act[:, :4] = np.random.default_rng(0).integers(-128, 128, (3, 4, 4))
+    machine.execute()
+    machine.run_execute(0, EXECUTE.replace(in_height=4, tile_rows=4, stride_y=1, row_step=1))
+    squares = machine.act[:, :4].astype(int) @ machine.act[:, :4].astype(int)
+    assert (machine.acc[:, 0, :4] == squares).all()
+
+
 SIZES = {"tile_rows": 1, "tile_cols": 1, "kernel_y": 1, "kernel_x": 1, "blocks": 1}
 EXECUTE = Instruction(Opcode.EXECUTE, in_height=1, in_width=1, **SIZES)
 STORE = Instruction(Opcode.STORE, tile_rows=1, tile_cols=1, blocks=1)
 UNFOLD = Instruction(
     Opcode.UNFOLD, channels=1, kernel_y=1, kernel_x=1, streams=1, groups=1, tile_rows=1, tile_cols=1, in_height=1, in_width=1
 )
+
+FILL = Instruction(Opcode.FILL, tiles=1, rows=1)
 
 
 @pytest.mark.parametrize(
@@ -263,6 +300,10 @@ UNFOLD = Instruction(
         (ErrorCode.ACT_RANGE, STORE.replace(operand=TEST.act_depth, combine=Combine.MIN)),
         (ErrorCode.ACT_RANGE, UNFOLD.replace(dest=TEST.act_depth)),
         (ErrorCode.ACT_RANGE, UNFOLD.replace(start=TEST.act_bytes)),
+        (ErrorCode.ACT_RANGE, FILL.replace(source=TEST.act_depth)),
+        (ErrorCode.WEIGHT_RANGE, FILL.replace(weights=TEST.weight_tiles)),
+        (ErrorCode.ILLEGAL_FIELD, FILL.replace(rows=TEST.rows + 1)),
+        (ErrorCode.ILLEGAL_FIELD, FILL.replace(slot=1)),
         (ErrorCode.WEIGHT_RANGE, EXECUTE.replace(weights=TEST.weight_tiles)),
         (ErrorCode.ACC_RANGE, EXECUTE.replace(acc=TEST.acc_depth)),
         (ErrorCode.ACC_RANGE, STORE.replace(acc=TEST.acc_depth)),

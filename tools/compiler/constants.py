@@ -31,12 +31,23 @@ class WeightImage(_Image):
         super().__init__()
         self.config = config
         self._seen = {}
+        self._reserved = 0
 
     def add(self, tiles):
         """Store int8 ``[n, rows, cols]`` and return the number of the first tile."""
         if id(tiles) not in self._seen:
             self._seen[id(tiles)] = tiles, self._add(tiles)  # keeps the array alive, so that its id stays its own
         return self._seen[id(tiles)][1]
+
+    def reserve(self, buffers):
+        """Return the first tile of each buffer (name → tiles) behind the constants; where they do not all fit, they share one place."""
+        first, places = self.entries, {}
+        apart = self.entries + sum(buffers.values()) <= self.config.weight_tiles
+        for name, tiles in buffers.items():
+            places[name] = first
+            self._reserved = max(self._reserved, first + tiles - self.entries)
+            first += tiles if apart else 0
+        return places
 
     def image(self):
         """Return int8 ``[tiles, load_cycles, weight_rows, cols]``.
@@ -48,8 +59,8 @@ class WeightImage(_Image):
         """
         config = self.config
         size = config.rows * config.cols
-        if self.entries > config.weight_tiles:
-            raise DoesNotFit("weight", self.entries * size, config.weight_bytes)
+        if self.entries + self._reserved > config.weight_tiles:
+            raise DoesNotFit("weight", (self.entries + self._reserved) * size, config.weight_bytes)
         tiles = np.concatenate(self._blocks) if self._blocks else np.zeros((0, config.rows, config.cols), np.int8)
         tiles = tiles.reshape(-1, config.weight_rows, config.load_cycles, config.cols)
         return np.ascontiguousarray(tiles.transpose(0, 2, 1, 3))

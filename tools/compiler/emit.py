@@ -44,7 +44,11 @@ def emit(allocation, config, options):
     """
     schedule = allocation.schedule
     weights, params, tables = WeightImage(config), ParamImage(config), TableImage(config)
-    encoder = _Encoder(allocation.addresses, config, weights, params, tables)
+    for step in schedule.steps:
+        if step.weights is not None:
+            weights.add(step.weights)
+    filled = weights.reserve(schedule.tiles)
+    encoder = _Encoder(allocation.addresses | filled, config, weights, params, tables)
     steps = [encoder.instruction(step) for step in schedule.steps]
     images = weights.image(), params.image(), tables.image()
     if len(steps) + 1 > config.program_depth:
@@ -94,7 +98,11 @@ class _Encoder:
             fields["dest"] = self.address(step.dest)
         elif step.opcode == Opcode.EXECUTE:
             fields["start"] = self.address(step.source)
-            fields["weights"] = min(self.weights.add(step.weights), WORD_MASK)
+            tile = self.weights.add(step.weights) if step.filled is None else self.address(step.filled)
+            fields["weights"] = min(tile, WORD_MASK)
+        elif step.opcode == Opcode.FILL:
+            fields["source"] = self.address(step.source)
+            fields["weights"] = self.address(step.filled)
         else:
             fields["dest"] = self.address(step.dest)
             fields["params"] = min(self.params.add_channels(step.params), (1 << 14) - 1)

@@ -34,7 +34,8 @@ class Step:
     """An instruction whose addresses and constants are still objects.
 
     ``fields`` are those of the opcode that are known. ``source`` and ``dest`` become addresses, ``weights`` (int8 ``[tiles, rows, cols]``), ``params``
-    (int32 bias, mantissa, shift; ``[3, channels]``), ``add`` (three integers) and ``table`` (int8 ``[256]``) entries of their memories.
+    (int32 bias, mantissa, shift; ``[3, channels]``), ``add`` (three integers) and ``table`` (int8 ``[256]``) entries of their memories. ``filled`` is a weight tile of a buffer
+    in the weight memory: what FILL writes, and EXECUTE reads where it has no constant ``weights``.
     """
 
     opcode: Opcode
@@ -43,6 +44,7 @@ class Step:
     source: Ref | None = None
     dest: Ref | None = None
     weights: np.ndarray | None = None
+    filled: Ref | None = None
     params: np.ndarray | None = None
     add: tuple | None = None
     operand: Ref | None = None
@@ -56,12 +58,14 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Schedule:
-    """Steps in program order and the buffers (name → words) they use."""
+    """Steps in program order and the buffers they use: ``buffers`` (name → words) of the activation memory, ``tiles`` (name → weight
+    tiles) of the weight memory."""
 
     tiling: object
     steps: tuple
     buffers: dict
     slots: int
+    tiles: dict
 
     def dump(self):
         """Return the schedule as text."""
@@ -69,9 +73,9 @@ class Schedule:
         lines = []
         for index, step in enumerate(self.steps):
             refs = "".join(
-                f" {name}={ref.buffer}+{ref.offset}" for name in ("source", "operand", "dest") if (ref := getattr(step, name))
+                f" {name}={ref.buffer}+{ref.offset}" for name in ("source", "operand", "dest", "filled") if (ref := getattr(step, name))
             )
-            size = f"{step.fields['tile_rows']}×{step.fields['tile_cols']}"
+            size = "×".join(str(step.fields[name]) for name in ("tiles", "rows", "tile_rows", "tile_cols") if name in step.fields)
             lines.append(
                 f"{index:5} {step.opcode.name:8}{nodes[step.layer].name}: {size}{refs} bank={step.fields.get('bank', '-')}"
             )
@@ -86,6 +90,7 @@ def schedule(tiling, config, options, *, slots=None):
     slots = slots or options.unfold_slots
     placements = tiling.layout.placements
     buffers = {name: placement.words for name, placement in placements.items()}
+    tiles = {}
     steps = []
     bank = 0
     for work in tiling.works:
@@ -99,7 +104,7 @@ def schedule(tiling, config, options, *, slots=None):
                 steps.extend(builder.execute_steps(number, region, group, bank))
                 steps.extend(builder.store_steps(region, group, bank))
                 bank ^= 1
-    return Schedule(tiling=tiling, steps=tuple(steps), buffers=buffers, slots=slots)
+    return Schedule(tiling=tiling, steps=tuple(steps), buffers=buffers, slots=slots, tiles=tiles)
 
 
 class _Builder:

@@ -54,14 +54,14 @@ class StatisticsSink:
     counts : dict of opcode name to number of instructions
     execute_cycles : int
         Sum over the EXECUTEs of passes × pixels, where a pass that loads weights takes at least ``load_cycles``.
-    store_cycles, unfold_words : int
-        Beats of the store unit and words written by the load unit.
+    store_cycles, unfold_words, fill_rows : int
+        Beats of the store unit, words and rows of weights written by the load unit.
     """
 
     def __init__(self, config):
         self.config = config
         self.counts = {opcode.name: 0 for opcode in Opcode}
-        self.execute_cycles = self.store_cycles = self.unfold_words = 0
+        self.execute_cycles = self.store_cycles = self.unfold_words = self.fill_rows = 0
 
     def instruction(self, instruction):
         i = instruction
@@ -73,6 +73,8 @@ class StatisticsSink:
             self.store_cycles += i.blocks * i.tile_rows * i.tile_cols * self.config.beats
         elif i.opcode == Opcode.UNFOLD:
             self.unfold_words += i.tile_rows * i.groups * i.tile_cols
+        elif i.opcode == Opcode.FILL:
+            self.fill_rows += i.tiles * self.config.rows
 
 
 def listing(program):

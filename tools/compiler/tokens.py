@@ -1,7 +1,7 @@
-"""Pass 'tokens': find every pair of steps in different units that touch the same words, and order it with tokens.
+"""Pass 'tokens': find every pair of steps in different units that touch the same words or weight tiles, and order it with tokens.
 
 The instructions' addresses are known here, so dependencies are exact: an EXECUTE waits for precisely the STOREs that wrote the words it
-reads, a STORE for the last readers of the words it overwrites, and both for each other's use of an accumulator bank. Each pair
+reads and the FILLs of its weights, a STORE for the last readers of the words it overwrites, and both for each other's use of an accumulator bank. Each pair
 of units has one counter and each unit completes in order, so a step needs at most one token per other unit: that
 of the last step it depends on. Only the steps somebody waits for signal, and each wait takes one token: counters are zero at the end.
 """
@@ -9,25 +9,28 @@ of the last step it depends on. Only the steps somebody waits for signal, and ea
 import numpy as np
 
 from celosia.rtl.isa import Opcode
-from celosia.sim.footprint import execute_reads, store_words, unfold_bytes, unfold_words
+from celosia.sim.footprint import execute_reads, fill_words, store_words, unfold_bytes, unfold_words, weight_tiles
 
 __all__ = ["UNITS", "add_tokens", "touched_words"]
 
-UNITS = {Opcode.UNFOLD: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
+UNITS = {Opcode.UNFOLD: "load", Opcode.FILL: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
 
 
 def touched_words(instruction, config):
-    """Return ``(reads, writes)``: the activation words an instruction touches, as sorted arrays."""
+    """Return ``(reads, writes)``: what an instruction touches, as sorted arrays: activation words, and weight tiles counted on from
+    ``act_depth``."""
     nothing = np.zeros(0, np.int64)
     if instruction.opcode == Opcode.EXECUTE:
         address, inside = execute_reads(instruction)
-        return np.unique(address[inside]), nothing
+        return np.concatenate([np.unique(address[inside]), config.act_depth + weight_tiles(instruction)]), nothing
     if instruction.opcode == Opcode.STORE:
         dest, operand = store_words(instruction)
         return nothing if operand is None else np.unique(operand), np.unique(dest)
     if instruction.opcode == Opcode.UNFOLD:
         address, inside = unfold_bytes(instruction)
         return np.unique(address[inside] // config.rows), np.unique(unfold_words(instruction))
+    if instruction.opcode == Opcode.FILL:
+        return np.unique(fill_words(instruction)), config.act_depth + weight_tiles(instruction)
     return nothing, nothing
 
 
@@ -67,8 +70,9 @@ def add_tokens(instructions, config):
 
 def _dependencies(instructions, config):
     """Return for each instruction ``{unit: last step of that unit it depends on}``."""
-    written = {unit: np.full(config.act_depth, -1) for unit in UNITS.values()}
-    read = {unit: np.full(config.act_depth, -1) for unit in UNITS.values()}
+    size = config.act_depth + config.weight_tiles
+    written = {unit: np.full(size, -1) for unit in UNITS.values()}
+    read = {unit: np.full(size, -1) for unit in UNITS.values()}
     filled, drained = [-1, -1], [-1, -1]  # accumulator banks: the last EXECUTE and STORE
     needs = []
     for index, instruction in enumerate(instructions):

@@ -2,20 +2,21 @@
 
 The proof works on the finished instructions and does not share code with pass 'tokens'. It simulates the tokens in
 program order, which shows that the program cannot deadlock, and carries a clock per instruction: the last instruction of each
-unit that is certainly complete when it starts. Two instructions of different units that touch the same word, one of
-them writing, must be ordered by these clocks as they are in the program; and each word read must hold the tensor
+unit that is certainly complete when it starts. Two instructions of different units that touch the same word or weight tile, one
+of them writing, must be ordered by these clocks as they are in the program; and each word read must hold the tensor
 the reader wants.
 """
 
 import numpy as np
 
 from celosia.rtl.isa import TOKEN_BITS, Opcode
-from celosia.sim.footprint import execute_reads, store_words, unfold_bytes, unfold_words
+from celosia.sim.footprint import execute_reads, fill_words, store_words, unfold_bytes, unfold_words, weight_tiles
 
 __all__ = ["VerificationError", "verify", "verify_tokens"]
 
 NAMES = ("load", "execute", "store")
-UNIT = {Opcode.UNFOLD: 0, Opcode.EXECUTE: 1, Opcode.STORE: 2}
+CONSTANTS = "the constant weights"
+UNIT = {Opcode.UNFOLD: 0, Opcode.FILL: 0, Opcode.EXECUTE: 1, Opcode.STORE: 2}
 
 
 class VerificationError(AssertionError):
@@ -35,8 +36,13 @@ def verify(emission, config):
     checker = _Checker(config, emission.instructions)
     for name in schedule.tiling.layout.graph.inputs:
         checker.owner[_range(allocation, name)] = checker.number(name)
+    checker.owner[config.act_depth : config.act_depth + len(emission.program.weights)] = checker.number(CONSTANTS)
     for step in schedule.steps:
-        checker.step(step.reads, step.dest.buffer if step.dest else None)
+        tiles = step.filled.buffer if step.filled else CONSTANTS
+        if step.opcode == Opcode.EXECUTE:
+            checker.step((*step.reads, tiles), None)
+        else:
+            checker.step(step.reads, step.dest.buffer if step.dest else tiles)
     checker.end()
     for port in emission.program.outputs:
         checker.expect_owner(np.r_[_range(allocation, port.name)], port.name, "the host")
@@ -56,7 +62,10 @@ def _range(allocation, name):
 
 
 class _Checker:
-    """Walks the program and keeps, per word, who wrote it, who read it since, and which tensor it belongs to."""
+    """Walks the program and keeps, per word, who wrote it, who read it since, and which tensor it belongs to.
+
+    Weight tiles are words as well, counted on from ``act_depth``.
+    """
 
     def __init__(self, config, instructions):
         self.config, self.instructions = config, instructions
@@ -67,9 +76,10 @@ class _Checker:
         self.unit_last = [-1, -1, -1]
         self.clocks = []
         self.unit_clock = [[-1] * 3 for _ in range(3)]
-        self.written = np.full(config.act_depth, -1)
-        self.read = np.full((3, config.act_depth), -1)
-        self.owner = np.full(config.act_depth, -1)
+        size = config.act_depth + config.weight_tiles
+        self.written = np.full(size, -1)
+        self.read = np.full((3, size), -1)
+        self.owner = np.full(size, -1)
         self.names = {}
         self.bank_users = [[-1, -1, -1], [-1, -1, -1]]
         self.units = [UNIT.get(instruction.opcode) for instruction in instructions]
@@ -113,26 +123,26 @@ class _Checker:
         dest = np.zeros(0, int)
         if unit == 1:
             address, inside = execute_reads(instruction)
-            words.append(np.unique(address[inside]))
+            words.append(self._words(np.unique(address[inside]), "reads"))
+            words.append(self._tiles(instruction))
+        elif instruction.opcode == Opcode.FILL:
+            words.append(self._words(fill_words(instruction), "reads"))
+            dest = self._tiles(instruction)
         elif unit == 0:
             address, inside = unfold_bytes(instruction)
-            words.append(np.unique(address[inside]) // self.config.rows)
-            dest = unfold_words(instruction).ravel()
+            words.append(self._words(np.unique(address[inside]) // self.config.rows, "reads"))
+            dest = self._words(unfold_words(instruction), "writes")
         else:
             dest, operand = store_words(instruction)
-            dest = dest.ravel()
+            dest = self._words(dest, "writes")
             if operand is not None:
-                words.append(operand.ravel())
+                words.append(self._words(operand, "reads"))
         for number, source in enumerate(words):
-            if source.size and source.max() >= self.config.act_depth:
-                self.fail(f"reads word {source.max()} of {self.config.act_depth}")
             if reads is not None:
                 self.expect_owner(source, reads[number], "it")
             self._ordered(self.written[source], unit, clock, "reads", source)
             self.read[unit][source] = self.index
         if dest.size:
-            if dest.max() >= self.config.act_depth:
-                self.fail(f"writes word {dest.max()} of {self.config.act_depth}")
             if np.unique(dest).size != dest.size:
                 self.fail("writes a word twice")
             self._ordered(self.written[dest], unit, clock, "overwrites", dest)
@@ -149,6 +159,17 @@ class _Checker:
                 self.fail(f"uses accumulator bank {instruction.bank} while instruction {users[other]} may still do")
             users[unit] = self.index
 
+    def _words(self, words, verb):
+        if words.size and words.max() >= self.config.act_depth:
+            self.fail(f"{verb} word {words.max()} of {self.config.act_depth}")
+        return words.ravel()
+
+    def _tiles(self, instruction):
+        tiles = weight_tiles(instruction)
+        if tiles[-1] >= self.config.weight_tiles:
+            self.fail(f"uses weight tile {tiles[-1]} of {self.config.weight_tiles}")
+        return self.config.act_depth + tiles
+
     def _ordered(self, earlier, unit, clock, verb, words):
         """Check that the instructions ``earlier`` (-1: none) are complete when the present one starts."""
         known = np.array([*clock, 0])
@@ -157,8 +178,9 @@ class _Checker:
         bad &= (writers != unit) | (verb == "reads")  # a unit writes in order, but may read before its last write is done
         if bad.any():
             word, other = np.broadcast_to(words, bad.shape)[bad][0], earlier[bad][0]
+            tile = word - self.config.act_depth
             self.fail(
-                f"{verb} word {word}, and nothing makes it wait for instruction {other} of the {NAMES[self.units[other]]} unit"
+                f"{verb} {f'word {word}' if tile < 0 else f'weight tile {tile}'}, and nothing makes it wait for instruction {other} of the {NAMES[self.units[other]]} unit"
             )
 
     def expect_owner(self, words, name, reader):
@@ -166,7 +188,9 @@ class _Checker:
         wrong = words[self.owner[words] != wanted]
         if wrong.size:
             holder = {number: text for text, number in self.names.items()}.get(int(self.owner[wrong[0]]), "nothing")
-            self.fail(f"{reader} wants {name!r} in word {wrong[0]}, which holds {holder!r}")
+            tile = wrong[0] - self.config.act_depth
+            place = f"word {wrong[0]}" if tile < 0 else f"weight tile {tile}"
+            self.fail(f"{reader} wants {name!r} in {place}, which holds {holder!r}")
 
     def end(self):
         if self.index != len(self.instructions) - 1 or self.instructions[self.index].opcode != Opcode.END:
