@@ -116,11 +116,11 @@ def test_beyond_a_memory_reads_zero_and_writes_nothing():
     simulate(test)
 
 
-def test_a_write_takes_three_cycles_and_a_read_seven():
+def test_a_write_takes_three_cycles_and_a_read_eight():
     async def test(ctx, bench, bus):
         await bus.write(WINDOWS["program"].base, 1)
         assert bus.cycles == 3
         await bus.read(WINDOWS["program"].base)
-        assert bus.cycles == 10
+        assert bus.cycles == 11
 
     simulate(test)

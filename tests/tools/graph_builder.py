@@ -139,8 +139,11 @@ class Builder:
 
     # Operators -------------------------------------------------------------------------------------------------------
 
-    def weights(self, rng, shape, axis, value, *, per_channel):
-        """Add int8 weights with their scales along ``axis``, and the int32 bias scale; return names and the real weights."""
+    def weights(self, rng, shape, axis, value, *, per_channel, unsigned=False):
+        """Add weights with their scales along ``axis``, and the int32 bias scale; return names and the real weights.
+
+        They are int8 with a zero point of 0, or with ``unsigned`` uint8 with any zero point.
+        """
         channels = shape[axis]
         fan_in = np.prod(shape) / channels
         spread = 2.0 ** rng.uniform(-4, 0, channels if per_channel else 1)
@@ -153,17 +156,24 @@ class Builder:
         integers = np.clip(np.rint(real / expanded), -127, 127).astype(np.int8)
         if rng.random() < 0.3:
             integers[tuple(rng.integers(0, size) for size in shape)] = -128
-        names = [self.constant(f"weight_{stem}", array) for stem, array in (("q", integers), ("scale", scale))]
-        names.append(self.constant("weight_zero", np.zeros_like(scale, np.int8)))
+        zero = np.zeros_like(scale, np.int8)
+        if unsigned:
+            zero = np.full_like(scale, rng.choice([0, 255, 127, 128, int(rng.integers(256))]), np.uint8)
+            integers = np.clip(integers.astype(int) + int(zero.flat[0]), 0, 255).astype(np.uint8)
+        names = [self.constant(f"weight_{stem}", array) for stem, array in (("q", integers), ("scale", scale), ("zero", zero))]
+        integers = integers.astype(int) - int(zero.flat[0])
         return names, (integers * expanded).astype(np.float32), np.asarray(np.float32(value.scale) * scale, np.float32)
 
     def bias(self, rng, scale, channels):
         integers = np.rint(rng.normal(0, 0.3, channels) / scale).clip(-(2**28), 2**28).astype(np.int32)
         return integers, (integers * scale).astype(np.float32)
 
-    def weighted(self, rng, operator, value, weight_shape, axis, *, per_channel, bias, relu=None, attributes):
-        """Conv, Gemm or MatMul with constant weights."""
-        names, real, bias_scale = self.weights(rng, weight_shape, axis, value, per_channel=per_channel)
+    def weighted(
+        self, rng, operator, value, weight_shape, axis, *, per_channel, bias, relu=None, attributes, unsigned_weights=False
+    ):
+        """Conv, Gemm or MatMul with constant weights; uint8 ones only where ONNX Runtime multiplies them with uint8 activations."""
+        unsigned = unsigned_weights and self.unsigned
+        names, real, bias_scale = self.weights(rng, weight_shape, axis, value, per_channel=per_channel, unsigned=unsigned)
         integers, real_bias = self.bias(rng, bias_scale, weight_shape[axis]) if bias else (None, None)
         y = evaluate(operator, [value.sample, real] + ([real_bias] if bias else []), attributes)
         scale, zero_point = self.choose(rng, activate(y, relu) if self.form == "qdq" else y)
@@ -219,6 +229,75 @@ class Builder:
             return self.value(name, y, scale, zero_point, out)
         return self.requantise(self.node(operator, [self.dequantise(value)], **attributes), y, scale, zero_point)
 
+    def sandwich(self, rng, operator, values, *, constants=(), attributes=None, like=None):
+        """Any float operator between DequantizeLinear and QuantizeLinear, with float or integer ``constants`` as further inputs."""
+        attributes = attributes or {}
+        names = ["" if array is None else self.constant("constant", array) for array in constants]
+        arrays = [value.sample for value in values] + [
+            np.zeros(0, np.float32) if array is None else np.asarray(array) for array in constants
+        ]
+        if operator in ("Reshape", "Expand"):  # all samples at once
+            arrays[1] = np.array([len(arrays[0]), *arrays[1][1:]], np.int64)
+        y = evaluate(operator, arrays, attributes)
+        name = self.node(operator, [*(self.dequantise(value) for value in values), *names], **attributes)
+        return self.quantise(rng, name, y, like)
+
+    def pattern(self, rng, value, make, real):
+        """Several float operators of one tensor: ``make(name) -> name`` adds them, ``real`` computes them."""
+        return self.quantise(rng, make(self.dequantise(value)), real(value.sample).astype(np.float32))
+
+    def with_constant(self, rng, operator, value, constant):
+        """A binary operator of a tensor and a quantised or plain float constant."""
+        constant = np.asarray(constant)
+        y = evaluate(operator, [value.sample, constant], {})
+        if rng.random() < 0.5:
+            name = self.constant("constant", constant)
+        else:
+            scale = np.float32(max(np.abs(constant).max(), 1e-3) / 127)
+            integers = np.asarray(np.rint(constant / scale).astype(np.int8))
+            y = evaluate(operator, [value.sample, np.asarray(integers * scale, np.float32)], {})
+            parts = [self.constant("constant", integers), self.constant("scale", scale), self.constant("zero", np.int8(0))]
+            name = self.node("DequantizeLinear", parts)
+        return self.quantise(rng, self.node(operator, [self.dequantise(value), name]), y)
+
+    def quantised_binary(self, rng, operator, left, right, y):
+        scale, zero_point = self.choose(rng, y)
+        out = self.constant("scale", scale), self.constant("zero_point", self.dtype(zero_point))
+        inputs = [left.name, *left.parameters, right.name, *right.parameters, *out]
+        return self.value(self.node(operator, inputs, domain=MICROSOFT), y, scale, zero_point, out)
+
+    def multiplied(self, rng, left, right):
+        """MatMul of two computed tensors."""
+        y = evaluate("MatMul", [left.sample, right.sample], {})
+        if self.form == "qdq":
+            return self.quantise(rng, self.node("MatMul", [self.dequantise(left), self.dequantise(right)]), y)
+        scale, zero_point = self.choose(rng, y)
+        out = self.constant("scale", scale), self.constant("zero_point", self.dtype(zero_point))
+        inputs = [left.name, *left.parameters, right.name, *right.parameters, *out]
+        return self.value(self.node("QLinearMatMul", inputs), y, scale, zero_point, out)
+
+    def transposed_convolution(self, rng, value, shape, attributes, *, bias):
+        """ConvTranspose in QDQ form; ``shape`` of the weights is [in, out / group, …]."""
+        names, real, _ = self.weights(rng, shape, 0, value, per_channel=False)
+        inputs, arrays = [self.dequantise(value), self.node("DequantizeLinear", names)], [value.sample, real]
+        if bias:
+            offset = rng.normal(0, 0.3, shape[1] * attributes["group"]).astype(np.float32)
+            inputs.append(self.constant("bias", offset))
+            arrays.append(offset)
+        return self.quantise(
+            rng, self.node("ConvTranspose", inputs, **attributes), evaluate("ConvTranspose", arrays, attributes)
+        )
+
+    def split(self, name, axis, sizes):
+        parts = self.constant("sizes", np.array(sizes, np.int64))
+        node = self.node("Split", [name, parts], axis=axis)
+        self.nodes[-1].output.append(f"{node}_rest")
+        return node, f"{node}_rest"
+
+    @staticmethod
+    def same_parameters(left, right):
+        return left.scale == right.scale and left.zero_point == right.zero_point
+
     def add(self, rng, left, right, *, relu=None):
         y = left.sample + right.sample
         scale, zero_point = self.choose(rng, activate(y, relu) if self.form == "qdq" else y)
@@ -228,6 +307,21 @@ class Builder:
             return self.value(self.node("QLinearAdd", inputs, domain=MICROSOFT), y, scale, zero_point, out)
         name = self.node("Add", [self.dequantise(left), self.dequantise(right)])
         return self.requantise(self.activation(name, relu), activate(y, relu), scale, zero_point)
+
+    # Taking back -----------------------------------------------------------------------------------------------------
+
+    def mark(self):
+        return len(self.nodes), len(self.constants), len(self.inputs)
+
+    def rollback(self, mark):
+        """Forget the nodes, constants and graph inputs that were added since ``mark``."""
+        nodes, constants, inputs = mark
+        del self.nodes[nodes:]
+        for name in list(self.constants)[constants:]:
+            del self.constants[name]
+        for value in self.inputs[inputs:]:
+            del self.samples[value.name]
+        del self.inputs[inputs:]
 
     # The whole -------------------------------------------------------------------------------------------------------
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from graph_builder import Builder
+from graph_steps import MAX_MAP, STEPS, UNARY
 
 from celosia.tools.check import check_outputs, summary
 from celosia.tools.session import InferenceSession
 
-MAX_MAP = 700  # elements: what the smallest preset holds several of
 FREE = ("QuantizeLinear", "DequantizeLinear", "Softmax")  # belong on the host at a graph's ends
 
 
@@ -52,36 +52,47 @@ class Recipe:
     count: int = 3  # inferences
 
 
+MAPS = {
+    "conv": 9, "maxpool": 2, "averagepool": 2, "pad": 1, "add": 3, "flatten": 0.7, "globalaveragepool": 0.7, "clip": 1,
+    "convtranspose": 1, "globalmaxpool": 0.4, "reduce": 1, "unary": 2, "prelu": 0.7, "binary": 3, "concat": 2, "slice": 1, "split": 1,
+    "transpose": 0.8, "gather": 0.6, "expand": 0.5, "depthtospace": 0.8, "spacetodepth": 0.8, "resize": 1, "channelshuffle": 0.8,
+    "product": 0.7, "softmax": 0.3,
+}  # fmt: skip
+SEQUENCES = {
+    "conv": 6, "maxpool": 1, "averagepool": 1, "unary": 1, "binary": 1, "add": 1, "matmul": 2, "product": 2, "concat": 1, "slice": 1,
+    "split": 1, "transpose": 1, "reduce": 1, "unsqueeze": 0.5, "gather": 0.5, "prelu": 0.5, "flatten": 0.5, "convtranspose": 0.5,
+}  # fmt: skip
+VECTORS = {
+    "gemm": 5,
+    "matmul": 2,
+    "add": 1,
+    "unary": 1,
+    "binary": 1,
+    "concat": 0.5,
+    "slice": 0.5,
+    "split": 0.5,
+    "unsqueeze": 0.3,
+}
+
+
 def random_recipe(seed):
     """Return the recipe of a seed."""
     rng = np.random.default_rng([seed, 0xCE105])
     form = "qdq" if rng.random() < 0.6 else "qoperator"
-    matrix = rng.random() < 0.12
-    if matrix:
-        shape = (int(rng.integers(1, 20)), int(rng.integers(1, 24)))
-        menu = {"matmul": 5, "add": 1}
-    elif rng.random() < 0.15:
-        shape = (int(rng.integers(1, 80)),)
-        menu = {"gemm": 5, "matmul": 2, "add": 1}
+    kind = rng.random()
+    if kind < 0.2:
+        shape, menu = (int(rng.integers(1, 20)), int(rng.integers(1, 24))), SEQUENCES
+    elif kind < 0.3:
+        shape, menu = (int(rng.integers(1, 80)),), VECTORS
     else:
-        shape = (int(rng.integers(1, 12)), int(rng.integers(1, 13)), int(rng.integers(1, 13)))
-        menu = {
-            "conv": 9,
-            "maxpool": 2,
-            "averagepool": 2,
-            "pad": 1,
-            "add": 3,
-            "flatten": 0.7,
-            "globalaveragepool": 0.7,
-            "clip": 1,
-        }
-    names, weights = list(menu), np.array(list(menu.values()), float)
+        shape, menu = (int(rng.integers(1, 12)), int(rng.integers(1, 13)), int(rng.integers(1, 13))), MAPS
     steps = []
-    for _ in range(int(rng.integers(1, 6))):
-        operator = str(rng.choice(names, p=weights / weights.sum()))
+    for _ in range(int(rng.integers(1, 7))):
+        weights = np.array(list(menu.values()), float)
+        operator = str(rng.choice(list(menu), p=weights / weights.sum()))
         steps.append(Step(operator, int(rng.integers(1 << 31)), random_options(rng, operator)))
         if operator in ("flatten", "globalaveragepool"):
-            names, weights = ["gemm", "matmul", "add"], np.array([4.0, 1.0, 1.0])
+            menu = VECTORS
             if operator == "globalaveragepool":
                 steps.append(Step("flatten", 0))
     real = form == "qdq" or rng.random() < 0.5
@@ -95,24 +106,34 @@ def random_recipe(seed):
 def random_options(rng, operator):
     pair = lambda low, high: (int(rng.integers(low, high)), int(rng.integers(low, high)))
     options = {"relu": [None, None, None, None, "relu", "relu", "relu", (0.0, 0.7), (-0.4, 0.9)][rng.integers(9)]}
-    if operator in ("conv", "maxpool", "averagepool"):
+    if operator in ("conv", "convtranspose", "maxpool", "averagepool"):
         options |= {"kernel": pair(1, 5), "stride": pair(1, 4) if rng.random() < 0.4 else (1, 1)}
         options |= {"pads": tuple(int(p) for p in rng.integers(0, 3, 4)) if rng.random() < 0.6 else (0, 0, 0, 0)}
     if operator in ("conv", "maxpool"):
         options |= {"dilation": pair(1, 4) if rng.random() < 0.25 else (1, 1)}
-    if operator in ("conv", "gemm", "matmul"):
+    if operator == "conv":
+        options |= {"grouped": [None, None, "depthwise", "groups"][rng.integers(4)]}
+    if operator in ("conv", "convtranspose", "gemm", "matmul"):
         options |= {"out": int(rng.integers(1, 14)), "per_channel": bool(rng.random() < 0.6), "bias": bool(rng.random() < 0.8)}
-        options |= {"transposed": bool(rng.random() < 0.5)}
+        options |= {"transposed": bool(rng.random() < 0.5), "unsigned_weights": bool(rng.random() < 0.3)}
     if operator == "averagepool":
         options |= {"count_include_pad": int(rng.integers(2)), "same_scale": bool(rng.random() < 0.3)}
+    if operator in ("averagepool", "maxpool"):
+        options |= {"ceil_mode": bool(rng.random() < 0.2)}
     if operator == "maxpool":
         options |= {"rescale": bool(rng.random() < 0.15)}
     if operator == "pad":
-        options |= {"pads": tuple(int(p) for p in rng.integers(0, 3, 4))}
+        options |= {"pads": tuple(int(p) for p in rng.integers(0, 3, 4)), "fill": float(rng.choice([0.0, 0.0, 0.4]))}
+        options |= {"mode": str(rng.choice(["constant", "constant", "edge", "reflect"]))}
     if operator == "flatten":
         options |= {"reshape": bool(rng.random() < 0.5)}
-    if operator == "add":
+    if operator in ("add", "binary"):
         options |= {"fresh": bool(rng.random() < 0.3)}
+    if operator == "binary":
+        options |= {"function": str(rng.choice(["Add", "Sub", "Mul", "Mul", "Min", "Max"]))}
+        options |= {"operand": str(rng.choice(["tensor", "tensor", "constant", "broadcast"]))}
+    if operator == "unary":
+        options |= {"function": str(rng.choice([*UNARY, "Silu", "Rescale", "Sqrt"]))}
     return tuple(options.items())
 
 
@@ -126,138 +147,19 @@ def build(recipe):
     value = builder.input(rng, recipe.shape, count=recipe.count, real=recipe.real_input)
     values = [value]
     for step in recipe.steps:
+        mark, known = builder.mark(), len(values)
         new = STEPS[step.operator](builder, np.random.default_rng([recipe.seed, step.seed]), step, values)
         if new is not None:
             values.append(new)
+        if new is None or any(not 0 < np.prod(value.shape) <= MAX_MAP for value in values[known:]):
+            builder.rollback(mark)
+            del values[known:]
     if len(values) == 1:
-        values.append(STEPS["conv" if len(recipe.shape) == 3 else "matmul"](builder, rng, Step("conv", 0), values))
+        values.append(STEPS["gemm" if len(recipe.shape) == 1 else "conv"](builder, rng, Step("conv", 0), values))
     if recipe.tap and len(values) > 2:
         builder.output(values[len(values) // 2])
     builder.output(values[-1], real=recipe.real_output, softmax=recipe.softmax)
     return builder.model(f"random{recipe.seed}"), builder.samples
-
-
-def _window(step, height, width, *, half_pads=False):
-    """Return ONNX attributes of a window clamped so that at least one output pixel exists.
-
-    ``half_pads`` keeps every pad below the kernel's size, as pooling wants it.
-    """
-    dilation = step.get("dilation", (1, 1))
-    kernel, pads = [], list(step.get("pads", (0, 0, 0, 0)))
-    for axis, size in enumerate((height, width)):
-        wanted = step.get("kernel", (1, 1))[axis]
-        if half_pads:
-            pads[axis], pads[axis + 2] = min(pads[axis], wanted - 1), min(pads[axis + 2], wanted - 1)
-        padded = size + pads[axis] + pads[axis + 2]
-        kernel.append(max(1, min(wanted, (padded - 1) // dilation[axis] + 1)))
-        if half_pads and kernel[axis] < wanted:
-            pads[axis], pads[axis + 2] = 0, 0
-            kernel[axis] = max(1, min(wanted, (size - 1) // dilation[axis] + 1))
-    attributes = {"kernel_shape": kernel, "strides": list(step.get("stride", (1, 1))), "pads": pads}
-    if dilation != (1, 1):
-        attributes["dilations"] = list(dilation)
-    return attributes
-
-
-def _conv(builder, rng, step, values):
-    channels, height, width = values[-1].shape[1:]
-    attributes = _window(step, height, width)
-    area = np.prod([
-        (size + attributes["pads"][axis] + attributes["pads"][axis + 2]) // attributes["strides"][axis] + 1
-        for axis, size in enumerate((height, width))
-    ])  # fmt: skip
-    shape = (int(max(1, min(step.get("out", 3), MAX_MAP // area))), channels, *attributes["kernel_shape"])
-    return builder.weighted(
-        rng, "Conv", values[-1], shape, 0, per_channel=step.get("per_channel", True), bias=step.get("bias", True),
-        relu=step.get("relu"), attributes=attributes,
-    )  # fmt: skip
-
-
-def _gemm(builder, rng, step, values):
-    transposed, features, out = step.get("transposed", False), values[-1].shape[1], step.get("out", 5)
-    shape = (out, features) if transposed else (features, out)
-    return builder.weighted(
-        rng, "Gemm", values[-1], shape, 0 if transposed else 1, per_channel=step.get("per_channel", False),
-        bias=step.get("bias", True), relu=step.get("relu"), attributes={"transB": int(transposed)},
-    )  # fmt: skip
-
-
-def _matmul(builder, rng, step, values):
-    shape = (values[-1].shape[-1], step.get("out", 5))
-    return builder.weighted(
-        rng, "MatMul", values[-1], shape, 1, per_channel=step.get("per_channel", False), bias=False,
-        relu=step.get("relu"), attributes={},
-    )  # fmt: skip
-
-
-def _maxpool(builder, rng, step, values):
-    attributes = _window(step, *values[-1].shape[2:], half_pads=True)
-    return builder.plain(rng, "MaxPool", values[-1], attributes=attributes, rescale=step.get("rescale"))
-
-
-def _averagepool(builder, rng, step, values):
-    attributes = _window(step, *values[-1].shape[2:], half_pads=True) | {"count_include_pad": step.get("count_include_pad", 0)}
-    return builder.pooled(rng, "AveragePool", values[-1], attributes, same_scale=step.get("same_scale"))
-
-
-def _globalaveragepool(builder, rng, step, values):
-    return builder.pooled(rng, "GlobalAveragePool", values[-1], {})
-
-
-def _pad(builder, rng, step, values):
-    value = values[-1]
-    top, left, bottom, right = step.get("pads")
-    if np.prod(value.shape[1:2]) * (value.shape[2] + top + bottom) * (value.shape[3] + left + right) > MAX_MAP:
-        return None
-    pads = builder.constant("pads", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
-    real = np.float32(0)
-    if builder.form == "qdq":
-        return builder.plain(rng, "Pad", value, inputs=[pads, builder.constant("zero", real)])
-    zero = builder.constant("zero", builder.dtype(value.zero_point))
-    name = builder.node("Pad", [value.name, pads, zero])
-    sample = np.pad(value.sample, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    return builder.value(name, sample, value.scale, value.zero_point, value.parameters)
-
-
-def _clip(builder, rng, step, values):
-    if builder.form == "qdq":
-        relu = step.get("relu") or "relu"
-        value = values[-1]
-        name = builder.activation(builder.dequantise(value), relu)
-        real = value.sample.clip(0 if relu == "relu" else relu[0], None if relu == "relu" else relu[1])
-        return builder.quantise(rng, name, real, value if rng.random() < 0.5 else None)
-    limits = sorted(int(limit) for limit in rng.integers(builder.limits[0], builder.limits[1] + 1, 2))
-    names = [builder.constant("limit", builder.dtype(limit)) for limit in limits]
-    value = values[-1]
-    real = value.sample.clip(*((limit - value.zero_point) * value.scale for limit in limits))
-    return builder.value(builder.node("Clip", [value.name, *names]), real, value.scale, value.zero_point, value.parameters)
-
-
-def _flatten(builder, rng, step, values):
-    if len(values[-1].shape) == 2:
-        return None
-    if step.get("reshape"):
-        return builder.plain(rng, "Reshape", values[-1], inputs=[builder.constant("shape", np.array([0, -1], np.int64))])
-    return builder.plain(rng, "Flatten", values[-1])
-
-
-def _add(builder, rng, step, values):
-    """Add an earlier tensor of the same shape, or else a further graph input."""
-    earlier = [value for value in values[:-1] if value.shape == values[-1].shape]
-    if earlier and not step.get("fresh"):
-        other = earlier[rng.integers(len(earlier))]
-    elif len(builder.inputs) < 3:
-        other = builder.input(rng, values[-1].shape[1:], count=len(values[-1].sample))
-    else:
-        return None
-    pair = (values[-1], other) if rng.random() < 0.5 else (other, values[-1])
-    return builder.add(rng, *pair, relu=step.get("relu"))
-
-
-STEPS = {
-    "add": _add, "averagepool": _averagepool, "clip": _clip, "conv": _conv, "flatten": _flatten, "gemm": _gemm,
-    "globalaveragepool": _globalaveragepool, "matmul": _matmul, "maxpool": _maxpool, "pad": _pad,
-}  # fmt: skip
 
 
 # Shrinking -----------------------------------------------------------------------------------------------------------

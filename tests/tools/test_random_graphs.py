@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from graph_steps import STEPS, UNARY
 from random_graphs import Step, attempt, build, main, random_recipe, shrink
 
 from celosia.tools.compiler.importer import session_options
 
-GOLDEN = 300
-RTL = 300
+GOLDEN = 2000
+RTL = 500
 ICARUS = 3
 
 
@@ -21,9 +22,9 @@ def check(seed, on):
     assert outcome.elements
 
 
-@pytest.mark.parametrize("start", range(0, GOLDEN, 50))
+@pytest.mark.parametrize("start", range(0, GOLDEN, 100))
 def test_golden_executor(start):
-    for seed in range(start, start + 50):
+    for seed in range(start, start + 100):
         check(seed, "golden")
 
 
@@ -56,7 +57,7 @@ def test_graphs_are_valid_and_the_same_every_time():
 
 def test_graphs_cover_what_they_should():
     seen, channels = collections.Counter(), set()
-    for seed in range(300):
+    for seed in range(GOLDEN):
         recipe = random_recipe(seed)
         seen[recipe.form] += 1
         seen["unsigned" if recipe.unsigned else "signed"] += 1
@@ -67,6 +68,7 @@ def test_graphs_cover_what_they_should():
             seen["dilation"] += step.get("dilation", (1, 1)) != (1, 1)
             channels.add(step.get("out", 0) % 4)
         model, _ = build(recipe)
+        seen.update({f"node {kind}" for kind in (node.op_type for node in model.graph.node)})
         for constant in model.graph.initializer:
             if constant.name.startswith("zero_point") and constant.data_type in (2, 3):
                 value = onnx.numpy_helper.to_array(constant).item()
@@ -78,6 +80,12 @@ def test_graphs_cover_what_they_should():
         "conv", "gemm", "matmul", "maxpool", "averagepool", "globalaveragepool", "add", "flatten", "pad", "clip",
     ):  # fmt: skip
         assert seen[name] >= 15, name
+    assert set(STEPS) <= set(seen)
+    for name in (
+        "Concat", "ConvTranspose", "DepthToSpace", "Expand", "Gather", "GlobalMaxPool", "Max", "Min", "Mul", "PRelu", "Pad", "QLinearMul",
+        "ReduceMax", "ReduceMean", "ReduceSum", "Resize", "Slice", "SpaceToDepth", "Split", "Sub", "Transpose", "Unsqueeze", *UNARY,
+    ):  # fmt: skip
+        assert seen[f"node {name}"] >= 5, name
     assert channels == {0, 1, 2, 3}
 
 
