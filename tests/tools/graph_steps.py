@@ -33,6 +33,17 @@ def window(step, sizes, *, half_pads=False):
     return attributes
 
 
+def round_up(attributes, sizes):
+    """Return whether ``ceil_mode`` leaves every last window inside the map: where it does not, ONNX Runtime's shapes disagree."""
+    rank = len(sizes)
+    for axis, size in enumerate(sizes):
+        begin, end, stride = attributes["pads"][axis], attributes["pads"][axis + rank], attributes["strides"][axis]
+        reach = (attributes["kernel_shape"][axis] - 1) * attributes.get("dilations", [1] * rank)[axis] + 1
+        if -(-(size + begin + end - reach) // stride) * stride >= size + begin:
+            return False
+    return True
+
+
 def is_map(value):
     return len(value.shape) in (3, 4)
 
@@ -127,7 +138,7 @@ def max_pool(builder, rng, step, values):
     if not is_map(values[-1]):
         return None
     attributes = window(step, values[-1].shape[2:], half_pads=True)
-    if step.get("ceil_mode"):
+    if step.get("ceil_mode") and round_up(attributes, values[-1].shape[2:]):
         attributes["ceil_mode"] = 1
     return builder.plain(rng, "MaxPool", values[-1], attributes=attributes, rescale=step.get("rescale"))
 
@@ -136,7 +147,7 @@ def average_pool(builder, rng, step, values):
     if not is_map(values[-1]):
         return None
     attributes = window(step, values[-1].shape[2:], half_pads=True) | {"count_include_pad": step.get("count_include_pad", 0)}
-    if step.get("ceil_mode"):
+    if step.get("ceil_mode") and round_up(attributes, values[-1].shape[2:]):
         attributes["ceil_mode"] = 1
     return builder.pooled(rng, "AveragePool", values[-1], attributes, same_scale=step.get("same_scale"))
 

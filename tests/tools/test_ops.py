@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from random_graphs import Recipe, Step, attempt
 from test_frontend import execute, expected
 
 from celosia.sim import reference
@@ -338,3 +339,12 @@ def test_interpreter_and_onnx_forms_are_inverse():
     )
     array = np.random.default_rng(15).integers(0, 256, (2, 4, 3)).astype(np.uint8)
     assert np.array_equal(reference.to_onnx(reference.from_onnx(array, tensor), tensor), array)
+
+
+@pytest.mark.parametrize("step", ["matmul", "unary"])
+@pytest.mark.parametrize("form", ["qdq", "qoperator"])
+def test_a_transposed_input_of_several_columns_is_not_mistaken_for_a_matrix(step, form):
+    steps = (Step("transpose", 3), Step(step, 4, (("function", "Round"), ("out", 2))))
+    for seed in range(8):
+        outcome = attempt(Recipe(seed, form, False, (3, 4) if step == "matmul" else (3, 1, 4), steps), on="golden")
+        assert not outcome.problem and outcome.elements

@@ -14,6 +14,7 @@ import numpy as np
 from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool
 from celosia.tools.compiler.layout import View
 from celosia.tools.compiler.phases import phases
+from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Chunk", "Column", "Group", "Region", "Tiling", "Work", "tile"]
 
@@ -168,13 +169,15 @@ def _phase_of(view, phase, stride):
 def _tile_node(layer, node, dest, operand, layout, config, options):
     source = layout.placements[node.input].view
     unfold = layout.unfolds.get(node.output)
-    if source is not None and _is_pointwise(node) and (source.height, source.width) == (dest.height, dest.width):
+    if source is not None and _is_pointwise(node) and source.height * source.width == dest.height * dest.width:
         # An operand that is repeated along one axis only does not become a column of pixels.
         same = operand is None or (operand.height, operand.width) in ((1, 1), (dest.height, dest.width))
         flat = source.flattened(), dest.flattened(), operand.flattened() if operand else dest
         if same and None not in flat:
             source, dest = flat[:2]
             operand = flat[2] if operand else None
+        elif (source.height, source.width) != (dest.height, dest.width):
+            raise UnsupportedOperator(layout.graph.name, node.name, node.operator, "the pixels of its input do not lie in one row")
     areas = [Region(y=0, x=0, height=dest.height, width=dest.width)]
     if isinstance(node, Conv):
         columns = _conv_columns(node, layout.graph.tensors[node.input], unfold, config)

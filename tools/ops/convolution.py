@@ -213,6 +213,8 @@ def lower_product(operation, features):
         kernel = kernel.reshape(len(weight), tensor.channels, tensor.height, tensor.width)
         output = features.output(operation, channels=len(weight), height=1, width=1)
     elif rows.shape == (pixels, tensor.channels) and (rows == np.arange(tensor.elements).reshape(-1, pixels).T).all():
+        if view.tensor.name in features.inputs and tensor.width > 1 and not tensor.matrix:
+            raise Refused("What comes from the host is rearranged there.")
         kernel = weight[:, :, None, None]
         size = {"channels": len(weight), "height": tensor.height, "width": tensor.width}
         made = features.tensor(operation.output, **size, matrix=not attributes["swapped"])

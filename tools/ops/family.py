@@ -146,8 +146,10 @@ class Features:
         return view
 
     def tensor(self, name, *, channels, height, width, matrix=False):
-        """Return the new :class:`ir.Tensor` of the value ``name``."""
+        """Return the new :class:`ir.Tensor` of the value ``name``; the pixels of a matrix are its rows."""
         value = self.value(name)
+        if matrix:
+            height, width = height * width, 1
         return ir.Tensor(
             name=name,
             channels=channels,
