@@ -1,6 +1,6 @@
 """The host port: Wishbone in, registers and memories out.
 
-Byte addresses of 23 bits, as in :data:`celosia.rtl.csr.WINDOWS`. A write takes three cycles from strobe to acknowledge, a read seven (the
+Byte addresses of 23 bits, as in :data:`celosia.rtl.csr.WINDOWS`. A write takes three cycles from strobe to acknowledge, a read eight (the
 memories have registered inputs and outputs). ``err`` answers an access to no window or no register, and any memory access while the engine is
 busy: then the memories belong to the units.
 """

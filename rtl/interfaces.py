@@ -161,7 +161,7 @@ class HostSignature(wiring.Signature):
     A read sees the writes of two cycles before. Addresses beyond the memory are ignored and read as zero.
     """
 
-    READ_LATENCY = 4
+    READ_LATENCY = 5
 
     def __init__(self):
         super().__init__({

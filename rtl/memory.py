@@ -68,7 +68,7 @@ class _HostView:
         """Take ``entry`` as what was read one cycle after ``read``.
 
         Every word has a register that block RAM feeds directly and that is cleared unless its word is meant; what is left to do
-        is an OR, in LUTs half of a multiplexer.
+        is an OR, in LUTs half of a multiplexer, with registers on both sides: the host is far away.
         """
         hits = [_delayed(m, self.read & self._inside & (self._word == n)) for n in range(self._words)]
         words = [Signal(32, name=f"word{n}") for n in range(self._words)]
@@ -76,16 +76,17 @@ class _HostView:
             m.d.sync += word.eq(0)
             with m.If(hit):
                 m.d.sync += word.eq(entry[32 * n : 32 * n + 32])
-        self._hold(m, reduce(or_, words))
+        self._hold(m, _delayed(m, reduce(or_, words)))
 
     def answer_late(self, m, entry):
         """Take ``entry`` as what was read two cycles after ``read``."""
         words = [entry[32 * n : 32 * n + 32] for n in range(self._words)]
         word, inside = _delayed(m, _delayed(m, self._word)), _delayed(m, _delayed(m, self._inside))
-        self._hold(m, Mux(inside, _select(word, words), 0))
+        self._hold(m, _delayed(m, Mux(inside, _select(word, words), 0)))
 
     def _hold(self, m, word):
-        with m.If(_delayed(m, _delayed(m, self.read))):
+        """Keep ``word`` from three cycles after ``read`` on."""
+        with m.If(_delayed(m, _delayed(m, _delayed(m, self.read)))):
             m.d.sync += self._host.r_data.eq(word)
 
 

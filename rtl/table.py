@@ -66,8 +66,9 @@ class Tables(wiring.Component):
                     m.d.comb += read.addr.eq(addr)
             m.d.sync += self.read.data[lane].eq(read.data)
 
+        late = Signal(8, reset_less=True)
         asked, hit = Signal(HostSignature.READ_LATENCY - 1), Signal(HostSignature.READ_LATENCY - 1)
-        m.d.sync += [asked.eq(Cat(self.host.re, asked)), hit.eq(Cat(inside, hit))]
+        m.d.sync += [late.eq(self.read.data[0]), asked.eq(Cat(self.host.re, asked)), hit.eq(Cat(inside, hit))]
         with m.If(asked[-1]):
-            m.d.sync += self.host.r_data.eq(Mux(hit[-1], self.read.data[0], 0))
+            m.d.sync += self.host.r_data.eq(Mux(hit[-1], late, 0))
         return m
