@@ -239,7 +239,7 @@ def attempt(recipe, *, engine="test", on="golden"):
             return Outcome(recipe, f"{type(error).__name__}: {error}")
     elements, differences, ties = summary(found)
     problem = "; ".join(str(comparison) for comparison in found if comparison.differences) if differences else ""
-    on_host = sum(where == "host" and operator not in FREE for _, operator, where, _ in session.model.nodes)
+    on_host = sum(where == "host" and operator not in FREE for _, operator, where, *_ in session.model.nodes)
     return Outcome(recipe, problem, elements, ties, on_host)
 
 
