@@ -160,10 +160,13 @@ def _pooling(node, x, zero_point):
     if node.kind == "max":
         window = _windows(x, node.kernel, node.stride, node.dilation, node.pads, -128)
         return _requantize(node, window.max((4, 5)).astype(np.int64), node.scale)
+    if node.kind == "channels":
+        return _requantize(node, x.max(1, keepdims=True).astype(np.int64), node.scale)
     total, count = _sums(node, x, zero_point)
     result = np.empty(total.shape, np.int8)
     for n, scale in node.scales.items():
-        result[:, :, count == n] = _requantize(node, total[:, :, count == n][..., None], np.float32(scale))[..., 0]
+        acc = total[:, :, count == n] + node.biases.get(n, 0)
+        result[:, :, count == n] = _requantize(node, acc[..., None], np.float32(scale))[..., 0]
     return result
 
 

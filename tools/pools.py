@@ -1,6 +1,6 @@
-"""Average pools of an ONNX model, and where their exact result is a tie as far as float32 arithmetic can tell.
+"""Averages and sums of an ONNX model, and where their exact result is a tie as far as float32 arithmetic can tell.
 
-ONNX Runtime computes AveragePool in float32: it adds the dequantised values, divides, divides by the output scale, adds the zero point and
+ONNX Runtime computes AveragePool, ReduceMean and ReduceSum in float32: it adds the dequantised values, divides, divides by the output scale, adds the zero point and
 rounds. Where the exact result lies halfway between two integers, or nearer to that than this arithmetic resolves, its error decides and
 no integer rule reproduces it. That is common where the scales are equal or a power of two apart, and rare elsewhere.
 """
@@ -12,18 +12,21 @@ import onnx
 from onnx import numpy_helper
 
 from celosia.tools.ops.pooling import float_error
+from celosia.tools.ops.reduction import reduced_axes
 
 __all__ = ["Pool", "average_pools"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """An AveragePool (with its DequantizeLinear and QuantizeLinear, or as one QLinearAveragePool).
+    """An AveragePool, ReduceMean or ReduceSum with its DequantizeLinear and QuantizeLinear, or a QLinearAveragePool.
 
     ``input`` and ``output`` are the quantised values, ``ratio`` is the input scale divided by the output scale;
-    ``attributes`` are those of the ONNX node.
+    ``attributes`` are those of the ONNX node, with the
+    ``axes`` of a reduction.
     """
 
+    operator: str
     input: str
     output: str
     dtype: str
@@ -40,7 +43,8 @@ class Pool:
             The pool's input and output.
         """
         zero_point, output_zero_point = (zero - 128 if self.dtype == "uint8" else zero for zero in self.zero_points)
-        sums, pixels, divisors = _windows(self, x.astype(np.int64) - self.zero_points[0], y.shape[3:])
+        x = x.astype(np.int64) - self.zero_points[0]
+        sums, pixels, divisors = _reduced(self, x, y.shape) if "axes" in self.attributes else _windows(self, x, y.shape[3:])
         factor = self.ratio / divisors
         value = sums * factor
         error = float_error(sums, pixels, factor, zero_point, output_zero_point)
@@ -64,7 +68,7 @@ def average_pools(model):
         if node.op_type == "QLinearAveragePool":
             value, *before = node.input[:3]
             after, output = list(node.input[3:5]), node.output[0]
-        elif node.op_type == "AveragePool":
+        elif node.op_type in ("AveragePool", "ReduceMean", "ReduceSum"):
             first = producers.get(node.input[0])
             lasts = readers.get(node.output[0], [])
             if first is None or first.op_type != "DequantizeLinear" or len(lasts) != 1 or lasts[0].op_type != "QuantizeLinear":
@@ -77,14 +81,21 @@ def average_pools(model):
         zeros = [constants.get(names[1]) if len(names) > 1 and names[1] else np.uint8(0) for names in (before, after)]
         if any(constant is None for constant in (*scales, *zeros)):
             continue
+        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        if node.op_type.startswith("Reduce"):
+            given = node.input[1] if len(node.input) > 1 else ""
+            if given and given not in constants:
+                continue
+            attributes["axes"] = constants[given].tolist() if given else attributes.get("axes")
         found.append(
             Pool(
+                operator=node.op_type,
                 input=value,
                 output=output,
                 dtype=np.asarray(zeros[1]).dtype.name,
                 ratio=scales[0].item() / scales[1].item(),
                 zero_points=tuple(np.asarray(zero).item() for zero in zeros),
-                attributes={entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute},
+                attributes=attributes,
             )
         )
     return tuple(found)
@@ -109,6 +120,14 @@ def _windows(pool, x, output):
     pixels = np.maximum(pixels, 1)
     divisors = np.full_like(pixels, np.prod(kernel)) if pool.attributes.get("count_include_pad") else pixels
     return sums, pixels, divisors
+
+
+def _reduced(pool, x, shape):
+    """Return of each result of a reduction the sum, the number of terms, and the divisor."""
+    axes = reduced_axes(pool.attributes, None, x.ndim - 1)
+    sums = x.sum(axis=tuple(axis + 1 for axis in axes)).reshape(shape)
+    terms = int(np.prod([x.shape[axis + 1] for axis in axes]))
+    return sums, terms, terms if pool.operator == "ReduceMean" else 1
 
 
 def _begins(pool, size, output, kernel, strides, dilations):

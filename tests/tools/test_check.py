@@ -7,7 +7,7 @@ from graph_builder import Builder
 from random_graphs import Recipe, Step, build
 
 from celosia.tools.check import Comparison, check_layers, check_outputs, compare, summary
-from celosia.tools.pools import average_pools, is_tie
+from celosia.tools.pools import average_pools
 from celosia.tools.session import InferenceSession
 
 CHAIN = Recipe(
@@ -134,7 +134,7 @@ def test_ties_of_average_pools_are_counted_apart(tmp_path, form):
 
     (pool,) = average_pools(onnx.load(path))
     x = next(iter(inputs.values()))[:, None]
-    at_tie = is_tie(pool, x, outputs[0][:, None])
+    at_tie = pool.is_tie(x, outputs[0][:, None])
     assert 0.3 < at_tie.mean() < 0.7
     assert ties <= at_tie.sum()
 
@@ -149,5 +149,5 @@ def test_a_wrong_average_beside_a_tie_is_a_difference(tmp_path):
     pairs = x[..., 0::2] + x[..., 1::2]
     below, above = pairs // 2, -(-pairs // 2)
     tie = pairs % 2 == 1
-    assert (is_tie(pool, x, below) == tie).all() and (is_tie(pool, x, above) == tie).all()
-    assert not is_tie(pool, x, below - 1).any() and not is_tie(pool, x, above + 1).any()
+    assert (pool.is_tie(x, below) == tie).all() and (pool.is_tie(x, above) == tie).all()
+    assert not pool.is_tie(x, below - 1).any() and not pool.is_tie(x, above + 1).any()

@@ -21,8 +21,9 @@ def runtime(model):
 
 
 def execute(lowered, feed):
-    """Run the segments on a batch; return every tensor by name in ONNX form."""
+    """Run the segments on a batch; return every tensor by name, ``[inferences, *ONNX shape without a batch of one]``."""
     values = dict(feed)
+    count = len(next(iter(feed.values())))
     for segment in lowered.segments:
         if isinstance(segment, ir.Graph):
             inputs = {name: reference.from_onnx(values[name], segment.tensors[name]) for name in segment.inputs}
@@ -30,13 +31,17 @@ def execute(lowered, feed):
                 values[name] = reference.to_onnx(array, segment.tensors[name])
         else:
             session = runtime(segment.onnx)
-            count = len(next(iter(feed.values())))
+            shapes = {value.name: value.shape for value in session.get_inputs()}
             found = [
-                session.run(list(segment.outputs), {name: values[name][i : i + 1] for name in segment.inputs})
+                session.run(list(segment.outputs), {name: values[name][i].reshape(shapes[name]) for name in segment.inputs})
                 for i in range(count)
             ]
-            values |= {name: np.concatenate(arrays) for name, arrays in zip(segment.outputs, zip(*found))}
+            values |= {name: np.stack([_without_batch(a) for a in arrays]) for name, arrays in zip(segment.outputs, zip(*found))}
     return values
+
+
+def _without_batch(array):
+    return array[0] if array.shape[:1] == (1,) else array
 
 
 def expected(path, names, feed):
@@ -49,7 +54,7 @@ def expected(path, names, feed):
     session = runtime(model)
     count = len(next(iter(feed.values())))
     runs = [session.run(names, {name: array[i : i + 1] for name, array in feed.items()}) for i in range(count)]
-    return {name: np.concatenate(arrays) for name, arrays in zip(names, zip(*runs))}
+    return {name: np.stack([_without_batch(array) for array in arrays]) for name, arrays in zip(names, zip(*runs))}
 
 
 def inputs_of(path, samples=SAMPLES):

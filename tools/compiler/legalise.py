@@ -52,7 +52,10 @@ ELEMENTWISE = frozenset(
 )
 """Operators whose result at a place depends on the operand at that place alone, if every other operand is one number."""
 
-SANDWICHES = {"AveragePool": "FloatPool", "MaxPool": "FloatMaxPool", "Pad": "FloatPad", "ReduceMean": "ReduceMean"}
+SANDWICHES = {
+    "AveragePool": "FloatPool", "GlobalMaxPool": "FloatReduceMax", "MaxPool": "FloatMaxPool", "Pad": "FloatPad",
+    "ReduceMax": "FloatReduceMax", "ReduceMean": "ReduceMean", "ReduceSum": "ReduceSum",
+}  # fmt: skip
 """Operators understood between DequantizeLinear and QuantizeLinear, and the form they take."""
 
 
@@ -298,7 +301,7 @@ def _quantisation(graph):
             if not prefix and "input_1" in operands:
                 operands = {"x_scale": operands["input_1"], "x_zero_point": operands.get("input_2")}
             note(operation.inputs[0], replace(operation, operands={k: v for k, v in operands.items() if v is not None}), "x")
-    passing = [operation for operation in graph.operations if operation.form in (*MOVES, "MaxPool") and operation.inputs]
+    passing = [operation for operation in graph.operations if operation.form in (*MOVES, "MaxPool", "ReduceMax") and operation.inputs]
     for order in (passing, passing[::-1]):
         for operation in order:
             source, target = operation.inputs[0], operation.output

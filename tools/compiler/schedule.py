@@ -197,7 +197,7 @@ class _Builder:
             view, base = self.work.source, Ref(self.node.input)
             y0, x0 = self._origin(region)
             stride_y, stride_x = self.stride
-        maximum = isinstance(self.node, Pool) and self.node.kind == "max"
+        maximum = isinstance(self.node, Pool) and self.node.kind != "average"
         acc = 0
         for column in group.columns:
             for order, chunk in enumerate(column.chunks):
@@ -304,7 +304,7 @@ class _Builder:
             scale = np.full(
                 channels, scales.get(count, max(scales.values())), np.float32
             )  # windows of padding only sum to zero
-            bias = np.full(channels, -self.input.zero_point * self.kernel[0] * self.kernel[1])
+            bias = np.full(channels, self.node.biases.get(count, 0) - self.input.zero_point * self.kernel[0] * self.kernel[1])
         else:
             scale, bias = np.broadcast_to(self.node.scale, channels), np.broadcast_to(getattr(self.node, "bias", 0), channels)
         advance = isinstance(self.node, Conv) or (scale != scale[0]).any() or (bias != bias[0]).any()

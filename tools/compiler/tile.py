@@ -179,8 +179,10 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
         elif (source.height, source.width) != (dest.height, dest.width):
             raise UnsupportedOperator(layout.graph.name, node.name, node.operator, "the pixels of its input do not lie in one row")
     areas = [Region(y=0, x=0, height=dest.height, width=dest.width)]
-    if isinstance(node, Conv):
-        columns = _conv_columns(node, layout.graph.tensors[node.input], unfold, config)
+    across = isinstance(node, Pool) and node.kind == "channels"
+    if isinstance(node, Conv) or across:
+        tensor = layout.graph.tensors[node.input]
+        columns = _across_columns(tensor, source, config) if across else _conv_columns(node, tensor, unfold, config)
         passes = min(column.passes for column in columns)
     else:
         kernel = getattr(node, "kernel", (1, 1))
@@ -191,7 +193,7 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
     most = tuple(1 if step > MAX_STRIDE else MAX_TILE for step in (stride_y, max(stride_x, dest.col_step)))
     regions = tuple(region for area in areas for region in _cut(area, passes, most, config, options))
     pixels = max(region.pixels for region in regions)
-    if isinstance(node, Conv):
+    if isinstance(node, Conv) or across:
         groups = tuple(_group(columns, passes, pixels, config, options))
     else:
         groups = tuple(Group(columns=(column,)) for column in _channel_columns(node, source, pixels, config))
@@ -343,6 +345,19 @@ def _boxes(used, start=(0, 0, 0)):
                 found += _boxes(inner, tuple(at + int(run[0]) * (a == axis) for a, at in enumerate(start)))
             return found
     return [tuple((at, at + size) for at, size in zip(start, used.shape))]
+
+
+def _across_columns(tensor, source, config):
+    """The column of a maximum over channels: pass after pass, each channel alone meets a weight of one in column 0."""
+    chunks = []
+    for row in range(min(config.rows, tensor.channels)):
+        for block in range(0, source.blocks, MAX_BLOCKS):
+            blocks = min(MAX_BLOCKS, source.blocks - block)
+            weights = np.zeros((blocks, config.rows, config.cols), np.int8)
+            channel = (block + np.arange(blocks)) * config.rows + row
+            weights[np.arange(blocks), np.where(channel < tensor.channels, row, 0), 0] = 1  # the first once more where there is none
+            chunks.append(Chunk(ky=0, kx=0, kernel_y=1, kernel_x=1, block=block, blocks=blocks, weights=weights))
+    return [Column(chunks=tuple(chunks), out_block=0, slot=0)]
 
 
 def _channel_columns(node, source, pixels, config):

@@ -1,7 +1,7 @@
 """Max and average pooling.
 
 Golden: the maximum is exact. ``QLinearGlobalAveragePool`` requantises the integer sum with
-``f32(x_scale / f32(y_scale * pixels))``. ``QLinearAveragePool`` and ``ReduceMean`` add dequantised float32 values, so their result
+``f32(x_scale / f32(y_scale * pixels))``. ``QLinearAveragePool`` adds dequantised float32 values, so its result
 can depend on more than the sum where the average lies within a rounding error of a tie: :func:`near_ties` finds those sums.
 """
 
@@ -14,7 +14,7 @@ from celosia.tools.compiler import ir
 from celosia.tools.ops.family import Family, Lowered, Refused, first_dimension_is_one, padding, quantised_per_tensor
 from celosia.tools.ops.reference import unary_table
 
-__all__ = ["FAMILIES", "float_error", "near_ties"]
+__all__ = ["FAMILIES", "average_scale", "float_error", "input_is_8_bit", "near_ties", "one_output", "remark"]
 
 
 def pool_is_flat(operation, features):
@@ -35,28 +35,6 @@ def input_is_8_bit(operation, features):
 def channels_come_first(operation, features):
     """The channels must be the second dimension (NCHW)."""
     return not operation.attributes.get("channels_last", 0)
-
-
-def means_over_the_map(operation, features):
-    """ReduceMean must be over the height and the width, or all the spatial dimensions of the map, with constant axes."""
-    value = features.value(operation.inputs[0])
-    axes = operation.attributes.get("axes")
-    if axes is None:
-        axes = operation.operands.get("input_1", ())
-    return sorted(int(axis) % len(value.shape) for axis in axes) == list(range(2, len(value.shape))) != []
-
-
-def rounds_down(operation, features):
-    """Average pooling must not round its output size up (ceil_mode)."""
-    if not operation.attributes.get("ceil_mode", 0):
-        return True
-    value, result = features.value(operation.inputs[0]), features.value(operation.output)
-    rank = len(value.shape) - 2
-    kernel = operation.attributes["kernel_shape"]
-    strides = operation.attributes.get("strides") or [1] * rank
-    pads = operation.attributes.get("pads") or [0] * 2 * rank
-    sizes = [value.shape[2 + i] + pads[i] + pads[rank + i] - kernel[i] for i in range(rank)]
-    return all(size // stride + 1 == out for size, stride, out in zip(sizes, strides, result.shape[2:]))
 
 
 def float_error(total, count, factor, zero_point, output_zero_point):
@@ -150,20 +128,34 @@ def lower_average(operation, features):
     output = features.output(operation, channels=tensor.channels, height=height, width=width)
     include = operation.attributes.get("count_include_pad", 0)
     x_scale, y_scale = (operation.operands[name].item() for name in ("x_scale", "y_scale"))
-    scales, loose = {}, 0
-    for count in sorted(_counts(tensor, kernel, stride, dilation, pads, (height, width))):
-        divisor = kernel[0] * kernel[1] if include else count
-        scales[count] = average_scale(x_scale, y_scale, divisor)
-        loose += len(near_ties(count, scales[count], tensor.zero_point, output.tensor.zero_point))
+    counts = sorted(_counts(tensor, kernel, stride, dilation, pads, (height, width)))
+    divisors = {count: kernel[0] * kernel[1] if include else count for count in counts}
+    scales = {count: average_scale(x_scale, y_scale, divisor) for count, divisor in divisors.items()}
+    zero_point = output.tensor.zero_point
+    loose = sum(len(near_ties(count, scales[count], tensor.zero_point, zero_point)) for count in counts)
+    folded = _folded(zero_point, x_scale, y_scale, divisors) if operation.form == "QLinearAveragePool" else None
+    facts = {"zero_point": zero_point} if folded is None else {"zero_point": 0, "biases": folded}
     window = {"kernel": kernel, "stride": stride, "dilation": dilation, "pads": pads}
-    node = _node(
-        operation, view, output, kind="average", zero_point=output.tensor.zero_point, scales=scales, **window
-    )
-    return Lowered(node=node, view=output, note=_remark(loose))
+    node = _node(operation, view, output, kind="average", scales=scales, **facts, **window)
+    return Lowered(node=node, view=output, note=remark(loose))
+
+
+def _folded(zero_point, x_scale, y_scale, divisors):
+    """Return the output's zero point in steps of the sum for each number of pixels, or None where that is no integer.
+
+    ``QLinearAveragePool`` adds the zero point before it rounds: a tie goes to the even one of the final integers.
+    """
+    found = {}
+    for count, divisor in divisors.items():
+        exact = zero_point * divisor * Fraction(float(y_scale)) / Fraction(float(x_scale))
+        if exact.denominator != 1 or abs(exact) > 1 << 24:
+            return None
+        found[count] = int(exact)
+    return found
 
 
 def lower_global(operation, features):
-    """Lower ``QLinearGlobalAveragePool`` and ``ReduceMean`` over the whole map."""
+    """Lower ``QLinearGlobalAveragePool``."""
     view = features.map(operation.inputs[0], "x", operation)
     tensor = view.tensor
     if view.is_padded:
@@ -171,23 +163,10 @@ def lower_global(operation, features):
     output = features.output(operation, channels=tensor.channels, height=1, width=1)
     x_scale, y_scale = (np.float32(operation.operands[name].item()) for name in ("x_scale", "y_scale"))
     count = tensor.height * tensor.width
-    note = ""
-    if operation.form == "QLinearGlobalAveragePool":
-        with np.errstate(all="ignore"):
-            scale = _checked(np.float32(x_scale / np.float32(y_scale * np.float32(count))))
-    else:
-        scale = average_scale(x_scale, y_scale, count)
-        note = _remark(len(near_ties(count, scale, tensor.zero_point, output.tensor.zero_point)))
-    node = _node(
-        operation,
-        view,
-        output,
-        kind="average",
-        zero_point=output.tensor.zero_point,
-        kernel=(tensor.height, tensor.width),
-        scales={count: scale},
-    )
-    return Lowered(node=node, view=output, note=note)
+    with np.errstate(all="ignore"):
+        scale = _checked(np.float32(x_scale / np.float32(y_scale * np.float32(count))))
+    window = {"kernel": (tensor.height, tensor.width), "scales": {count: scale}}
+    return Lowered(node=_node(operation, view, output, kind="average", zero_point=output.tensor.zero_point, **window), view=output)
 
 
 def _counts(tensor, kernel, stride, dilation, pads, out):
@@ -200,7 +179,8 @@ def _counts(tensor, kernel, stride, dilation, pads, out):
     return {rows * columns for rows in inside[0] for columns in inside[1]} - {0}
 
 
-def _remark(loose):
+def remark(loose):
+    """Return the note of a node of which ``loose`` sums are :func:`near_ties`."""
     if not loose:
         return ""
     return f"half to even at {loose} sums where ONNX Runtime's float32 additions round either way"
@@ -217,22 +197,15 @@ FAMILIES = (
     Family(
         name="Average pooling",
         operators=("AveragePool", "QLinearAveragePool"),
-        forms=("QLinearAveragePool",),
-        constraints=(input_is_8_bit, quantised_per_tensor, pool_is_flat, channels_come_first, rounds_down, first_dimension_is_one),
+        forms=("FloatPool", "QLinearAveragePool"),
+        constraints=(input_is_8_bit, quantised_per_tensor, pool_is_flat, channels_come_first, first_dimension_is_one),
         lower=lower_average,
     ),
     Family(
         name="Global average pooling",
-        operators=("GlobalAveragePool", "ReduceMean", "QLinearGlobalAveragePool"),
+        operators=("GlobalAveragePool", "QLinearGlobalAveragePool"),
         forms=("QLinearGlobalAveragePool",),
         constraints=(input_is_8_bit, quantised_per_tensor, pool_is_flat, channels_come_first, first_dimension_is_one),
-        lower=lower_global,
-    ),
-    Family(
-        name="Mean over the map",
-        operators=("ReduceMean",),
-        forms=("ReduceMean",),
-        constraints=(quantised_per_tensor, means_over_the_map, pool_is_flat, first_dimension_is_one),
         lower=lower_global,
     ),
 )

@@ -33,13 +33,14 @@ def _run(nodes, constants, header, feed, output):
 def unary_table(operation, features):
     """Return the int8 ``[256]`` results of an element-wise operation; the index is the int8 operand's bits.
 
-    For a float max pooling, what the operation does to one element.
+    For a float maximum, what the operation does to one element.
     """
     graph = features.graph
     unsigned_in = features.value(operation.inputs[0]).unsigned
     operand = BYTES ^ 0x80 if unsigned_in else BYTES.view(np.int8)
-    nodes = [node for node in operation.nodes if node.op_type != "MaxPool"]
-    renamed = {node.output[0]: node.input[0] for node in operation.nodes if node.op_type == "MaxPool"}
+    maxima = [node for node in operation.nodes if node.op_type in ("GlobalMaxPool", "MaxPool", "ReduceMax")]
+    nodes = [node for node in operation.nodes if node not in maxima]
+    renamed = {node.output[0]: node.input[0] for node in maxima}
     copies = []
     for node in nodes:
         copy = onnx.NodeProto()
