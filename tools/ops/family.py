@@ -173,7 +173,8 @@ class Features:
         value = self.value(name)
         if not value.is_quantised:
             raise Refused(f"Value {name!r} must be int8 or uint8, not {value.dtype}.")
-        shape, matrix = self._input_shape(name)
+        shape, use = self._input_shape(name)
+        matrix = use == "rows"
         if not matrix and shape[:1] != (1,):
             shape = (1, *shape)
         if len(shape) > 4 and not matrix:
@@ -184,11 +185,13 @@ class Features:
             return View(tensor=tensor, index=np.arange(tensor.elements).reshape(channels, height).T.reshape(value.shape))
         channels, *rest = shape[1:] or (1,)
         height, width = ([1, 1] + rest)[-2:]
+        if use == "columns" and height == 1:  # the product's result is a column of pixels
+            height, width = width, 1
         tensor = self.tensor(name, channels=channels, height=height, width=width)
         return View(tensor=tensor, index=np.arange(tensor.elements).reshape(value.shape))
 
     def _input_shape(self, name):
-        """Return the shape in which an input is used, since a plain dense one has any; and whether as the rows of a matrix."""
+        """Return the shape in which an input is used, since a plain dense one has any; and how a matrix product uses it."""
         value = self.value(name)
         shape = value.shape
         while len(consumers := self._consumers.get(name, ())) == 1:
@@ -198,10 +201,11 @@ class Features:
                 shape = self.value(name).shape
                 continue
             break
-        return shape, len(shape) > 1 and int(np.prod(shape[:-1])) > 1 and self._is_matrix(name)
+        use = self._matrix_use(name) if len(shape) > 1 else ""
+        return shape, "" if use == "rows" and np.prod(shape[:-1]) == 1 else use
 
-    def _is_matrix(self, name):
-        """Whether the value is used as the rows of a matrix, itself or through operations that keep its elements in place."""
+    def _matrix_use(self, name):
+        """Return whether a product reads ``"rows"`` or ``"columns"`` of the value, itself or behind operations that move no element."""
         seen, waiting = set(), [name]
         while waiting:
             name = waiting.pop()
@@ -210,13 +214,13 @@ class Features:
             seen.add(name)
             for operation in (*self._consumers.get(name, ()), *self._producers.get(name, ())):
                 if operation.form in PRODUCTS:
-                    return not operation.attributes.get("x_transposed")
+                    return "columns" if operation.attributes.get("x_transposed") else "rows"
                 keeps_rows = operation.form in RESHAPES and (
                     self.value(operation.inputs[0]).shape[-1:] == self.value(operation.output).shape[-1:]
                 )
                 if operation.form in IN_PLACE or keeps_rows:
                     waiting.extend((*operation.inputs, *operation.outputs))
-        return False
+        return ""
 
 
 def sentence(function):
