@@ -215,12 +215,19 @@ class Features:
             for operation in (*self._consumers.get(name, ()), *self._producers.get(name, ())):
                 if operation.form in PRODUCTS:
                     return "columns" if operation.attributes.get("x_transposed") else "rows"
+                if operation.form == "Transpose" and operation.inputs[0] == name and self._swaps_last(operation):
+                    return {"rows": "columns", "columns": "rows"}.get(self._matrix_use(operation.output), "")
                 keeps_rows = operation.form in RESHAPES and (
                     self.value(operation.inputs[0]).shape[-1:] == self.value(operation.output).shape[-1:]
                 )
                 if operation.form in IN_PLACE or keeps_rows:
                     waiting.extend((*operation.inputs, *operation.outputs))
         return ""
+
+    def _swaps_last(self, operation):
+        rank = len(self.value(operation.output).shape)
+        order = operation.attributes.get("perm") or list(range(rank))[::-1]
+        return list(order) == [*range(rank - 2), rank - 1, rank - 2]
 
 
 def sentence(function):
