@@ -7,7 +7,7 @@ import numpy as np
 
 from celosia.rtl.isa import Combine, Opcode
 
-__all__ = ["execute_reads", "fill_words", "store_words", "unfold_bytes", "unfold_words", "weight_tiles"]
+__all__ = ["BYTE_MASK", "execute_reads", "fill_words", "store_words", "unfold_bytes", "unfold_words", "weight_tiles"]
 
 ADDRESS_MASK = 0xFFFF
 BYTE_MASK = 0xFFFFF

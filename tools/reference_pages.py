@@ -1,13 +1,13 @@
 """Writes the reference pages of `docs/` from the definitions: ``python -m celosia.tools.reference_pages``.
 
-============================  =============================================
+============================  =======================================================================
 page                          from
-============================  =============================================
+============================  =======================================================================
 ``docs/isa.md``               :mod:`celosia.rtl.isa`
 ``docs/csr.md``               :mod:`celosia.rtl.csr`
-``docs/operators.md``         :mod:`celosia.tools.ops`
+``docs/operators.md``         :mod:`celosia.tools.ops`, :mod:`celosia.tools.compiler.reasons`
 ``docs/configuration.md``     :mod:`celosia.rtl.config`
-============================  =============================================
+============================  =======================================================================
 """
 
 import argparse
@@ -22,6 +22,7 @@ from amaranth.lib import data
 from celosia.rtl import csr, isa
 from celosia.rtl.config import PRESETS, EngineConfig
 from celosia.tools import ops
+from celosia.tools.compiler.reasons import REASONS
 from celosia.tools.driver import ERROR_MEANINGS
 
 __all__ = ["PAGES", "main"]
@@ -140,9 +141,18 @@ def operators_page():
         "Runtime between engine segments, and `celosia explain MODEL.onnx` says which sentence it misses. In italics: what to do about it.",
     ]
     for family, operators, rules in ops.rows():
-        listed = "\n".join(f"- {sentence}" + (f" *{suggestion}*" if suggestion else "") for sentence, suggestion in rules)
-        parts.append(f"## {family}\n\n{', '.join(f'`{operator}`' for operator in operators)}\n\n{listed}")
+        parts.append(f"## {family}\n\n{', '.join(f'`{operator}`' for operator in operators)}\n\n{_sentences(rules)}")
+    rules = [(ops.sentence(reason), ops.suggestion(reason)) for reason in REASONS]
+    parts.append(
+        "## Any other node\n\nWhat `celosia explain` says of an operation that is of none of these families, the first that holds "
+        f"(*operator* and *reader*: its own and the one after it):\n\n{_sentences(rules)}"
+    )
     return "\n\n".join(parts) + "\n"
+
+
+def _sentences(rules):
+    lines = (f"- {sentence}" + (f" *{suggestion}*" if suggestion else "") for sentence, suggestion in rules)
+    return "\n".join(lines).replace("{", "_").replace("}", "_")
 
 
 def configuration_page():

@@ -7,6 +7,7 @@ words however far the units run apart. Sharing costs waiting, though: lifetimes 
 
 from dataclasses import dataclass
 
+from celosia.sim.footprint import BYTE_MASK
 from celosia.tools.errors import DoesNotFit
 
 __all__ = ["Allocation", "allocate", "lifetimes"]
@@ -64,19 +65,21 @@ def allocate(schedule, config, options):
     kept = [node.output for node in graph.nodes if options.keeps(node.output) and node.output not in copies]
     lives = lifetimes(schedule, (*graph.outputs, *kept))
     words = None
+    # The load unit counts bytes, with fewer address bits than a very large memory has.
+    low = graph.inputs if config.act_bytes > BYTE_MASK + 1 else ()
     for stretch in STRETCHES:
         stretched = {name: (first, last + stretch) for name, (first, last) in lives.items()}
-        addresses, words = _place(stretched, schedule.buffers)
+        addresses, words = _place(stretched, schedule.buffers, low)
         if words <= config.act_depth:
             return Allocation(schedule=schedule, addresses=addresses, words=words)
     peak = _peak(lives, schedule.buffers)
     raise DoesNotFit("activation", words * config.rows, config.act_bytes, f"{peak * config.rows:,} of them in use at once")
 
 
-def _place(lives, buffers):
-    """Place the largest first, each into the smallest gap between those alive at the same time."""
+def _place(lives, buffers, low=()):
+    """Place the largest first, each into the smallest gap between those alive at the same time; those named ``low`` before all others."""
     placed = []
-    for name in sorted(lives, key=lambda name: (-buffers[name], lives[name])):
+    for name in sorted(lives, key=lambda name: (name not in low, -buffers[name], lives[name])):
         size, (first, last) = buffers[name], lives[name]
         taken = sorted(
             (address, address + buffers[other])

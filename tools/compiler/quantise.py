@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from celosia.tools.compiler.reasons import refusal
 from celosia.tools.ops import FORMS, Features, Lowered, Refused
 from celosia.tools.ops.family import sentence, suggestion
 
@@ -65,32 +66,8 @@ def _lower(operation, features):
     family = FORMS.get(operation.form)
     values = [features.value(name) for name in (*operation.inputs, *operation.outputs) if name in features.graph.values]
     if family is None or any(value.dtype.kind == "f" for value in values):
-        raise _refusal(operation, values, features)
+        raise refusal(operation, values, features)
     for constraint in family.constraints:
         if not constraint(operation, features):
             raise Refused(sentence(constraint), suggestion(constraint))
     return family.lower(operation, features)
-
-
-def _refusal(operation, values, features):
-    """Return the :class:`Refused` for an operation that no family takes."""
-    operator = operation.operator.removeprefix("QLinear")
-    if operation.form in ("QuantizeLinear", "DequantizeLinear"):
-        reason = "Quantisation between float and integer tensors is done on the host."
-        return Refused(reason, "At the ends of a network, give it int8 inputs and outputs; inside, quantise the float node beside it.")
-    if all(value.dtype.kind != "f" for value in values):
-        return Refused(f"The engine has no {operator}.")
-    readers = [reader.operator for name in operation.outputs for reader in features.readers(name)]
-    activation = next((reader for reader in readers if reader in ("Relu", "Clip")), None)
-    if operation.form == "FusedConv":
-        activation = operation.attributes.get("activation", b"Relu").decode()
-    if activation and operator in ("Conv", "Gemm", "MatMul", "Add") and any(value.is_quantised for value in features.graph.values.values()):
-        return Refused(
-            f"ONNX Runtime computes this {operator} in floating point, for the {activation} after it limits more than the "
-            "quantisation does.",
-            f"Give the result the range of the {activation}, as `celosia quantize` does.",
-        )
-    if any(operator in family.operators for family in FORMS.values()):
-        reason = f"ONNX Runtime computes this {operator} in floating point: not all of its operands and its result are quantised."
-        return Refused(reason, "Quantise the float model with `celosia quantize`, or add the missing QuantizeLinear and DequantizeLinear.")
-    return Refused(f"{operator} is computed in floating point.")

@@ -1,0 +1,97 @@
+"""Why an operation that no family takes runs on the host: the first of ``REASONS`` that holds.
+
+As with the constraints of the operator families, the docstring is what the user reads: a sentence, then what to do about it.
+``{operator}`` is the operation's operator and ``{reader}`` that of the operation after it.
+"""
+
+import numpy as np
+
+from celosia.tools.ops import FORMS
+from celosia.tools.ops.family import Refused, sentence, suggestion
+
+__all__ = ["REASONS", "refusal"]
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
+
+
+class _Case:
+    """An operation with what the reasons ask for."""
+
+    def __init__(self, operation, values, features):
+        self.operation, self.values, self.features = operation, values, features
+        self.operator = operation.operator.removeprefix("QLinear")
+        self.readers = [reader.operator for name in operation.outputs for reader in features.readers(name)]
+        if operation.form == "FusedConv":
+            self.readers.append(operation.attributes.get("activation", b"Relu").decode())
+        self.reader = ""
+
+    def is_read_by(self, *operators):
+        self.reader = next((reader for reader in self.readers if reader in operators), "")
+        return bool(self.reader)
+
+
+def conversion(case):
+    """Quantisation between float and integer tensors is done on the host.
+
+    At the ends of a network, give it int8 inputs and outputs; inside, quantise the float node beside it.
+    """
+    return case.operation.form in ("QuantizeLinear", "DequantizeLinear")
+
+
+def no_such_operator(case):
+    """The engine has no {operator}."""
+    return all(value.dtype.kind != "f" for value in case.values)
+
+
+def scale_is_a_list(case):
+    """ONNX Runtime computes this {operator} in floating point, for a scale beside it is a list of one number.
+
+    Store scale and zero point of a whole tensor as numbers (shape []), not as lists (shape [1]).
+    """
+    around = [*case.operation.inputs, *case.operation.outputs]
+    makers = [maker for maker in case.features.graph.operations if set(maker.outputs) & set(around)]
+    beside = [*makers, *(reader for name in around for reader in case.features.readers(name))]
+    scales = [one.operands.get("input_1", np.zeros(())) for one in beside if one.form in ("DequantizeLinear", "QuantizeLinear")]
+    return any(scale.shape == (1,) for scale in scales) and case.values[-1].shape[-1:] != (1,)
+
+
+def batch_normalisation_after_it(case):
+    """ONNX Runtime computes this {operator} in floating point, for the BatchNormalization after it is not folded into it.
+
+    Fold it into the weights before the export: torch.ao.quantization.fuse_modules_qat, or merge_bn of Brevitas.
+    """
+    return case.operator in PRODUCTS and case.is_read_by("BatchNormalization")
+
+
+def activation_limits_more(case):
+    """ONNX Runtime computes this {operator} in floating point, for the {reader} after it limits more than the quantisation does.
+
+    Give the result the range of the {reader}, as `celosia quantize` does.
+    """
+    return case.operator in PRODUCTS and case.is_read_by("Relu", "Clip")
+
+
+def not_quantised(case):
+    """ONNX Runtime computes this {operator} in floating point: not all of its operands and its result are quantised.
+
+    Quantise the float model with `celosia quantize`, or add the missing QuantizeLinear and DequantizeLinear.
+    """
+    return any(case.operator in family.operators for family in FORMS.values())
+
+
+def floating_point(case):
+    """{operator} is computed in floating point."""
+    return True
+
+
+REASONS = (
+    conversion, no_such_operator, scale_is_a_list, batch_normalisation_after_it, activation_limits_more, not_quantised, floating_point
+)  # fmt: skip
+
+
+def refusal(operation, values, features):
+    """Return the :class:`Refused` for an operation that no family takes; ``values`` are its inputs and outputs."""
+    case = _Case(operation, values, features)
+    reason = next(reason for reason in REASONS if reason(case))
+    words = {"operator": case.operator, "reader": case.reader}
+    return Refused(sentence(reason).format(**words), suggestion(reason).format(**words))
