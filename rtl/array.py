@@ -11,6 +11,13 @@
 Activations are broadcast along a row, partial sums run down the rows through one register each, as narrow as they can be.
 The flags ``load`` and ``switch`` run down the rows with the activations, one row per cycle, so that the weights change in
 step with the wavefront: replacing a tile costs no cycle.
+
+The depthwise mode makes each column a transposed FIR filter: its channel's byte of the word is broadcast to the ``taps`` rows of
+its image row, so that the sum that entered with word ``w`` meets word ``w + k`` in the ``k``-th of them. Image row ``j`` comes
+``j * taps`` cycles late, when the sums have come down to its rows::
+
+    image row j ──► delay (j * taps) ── byte of column c ──► mode ──►  ×   in rows j * taps …
+                                                     byte r ──┘
 """
 
 from amaranth.hdl import *
@@ -45,11 +52,19 @@ class Array(wiring.Component):
         Weight rows that arrive per cycle; row ``r`` comes through bank ``r // (rows / weight_rows)``.
     multiplier : str
         Form of the multipliers, see :class:`Multiplier`.
+    image_rows : int
+        Image rows of the depthwise mode, of ``rows // image_rows`` taps each; 0 if there is none.
 
     Members
     -------
     word : In
         ``rows`` int8, any cycle; not skewed.
+    word1, … : In
+        The words of the other image rows.
+    depthwise : In(1)
+        With a word: its sums are those of the depthwise mode. They need the words of the next ``taps - 1`` cycles too.
+    slot : In(3)
+        With a word: which ``cols`` bytes of it the columns get in the depthwise mode.
     switch : In(1)
         With the first word of a pass: from this word on, the tile loaded last is used.
     load : In(1)
@@ -61,29 +76,44 @@ class Array(wiring.Component):
         ``cols`` sums of the word :func:`array_latency` cycles ago.
     """
 
-    def __init__(self, *, rows, cols, weight_rows, multiplier):
+    def __init__(self, *, rows, cols, weight_rows, multiplier, image_rows=0):
         if rows % weight_rows:
             raise ValueError(f"weight_rows must divide rows ({rows}), not {weight_rows}")
         self.rows = rows
         self.cols = cols
         self.weight_rows = weight_rows
         self.multiplier = multiplier
+        self.image_rows = image_rows
+        word = data.ArrayLayout(signed(8), rows)
         super().__init__({
-            "word": In(data.ArrayLayout(signed(8), rows)),
+            "word": In(word),
+            **{f"word{row}": In(word) for row in range(1, image_rows)},
+            "depthwise": In(1),
+            "slot": In(3),
             "switch": In(1),
             "load": In(1),
             "weights": In(data.ArrayLayout(data.ArrayLayout(signed(8), cols), weight_rows)),
             "sums": Out(data.ArrayLayout(signed(sum_width(rows)), cols)),
         })
 
+    @property
+    def words(self):
+        """The words of all image rows, in order."""
+        return [self.word, *(getattr(self, f"word{row}") for row in range(1, self.image_rows))]
+
     def elaborate(self, platform):
         m = Module()
-        load, switch, skewed = self.load, self.switch, self.word
+        load, switch, skewed, depthwise = self.load, self.switch, self.word, self.depthwise
+        taps = self.rows // self.image_rows if self.image_rows else 0
+        columns = self._columns(m, taps)
         sums = None
         for row in range(self.rows):
             weights = self.weights[row // (self.rows // self.weight_rows)]
-            sums = self._row(m, row, load, switch, skewed[0], weights, sums)
-            load, switch = self._next(m, load, f"load{row}"), self._next(m, switch, f"switch{row}")
+            load_next, switch_next = self._next(m, load, f"load{row}"), self._next(m, switch, f"switch{row}")
+            depthwise = self._next(m, depthwise, f"depthwise{row}")
+            mode = (depthwise, columns[row // taps]) if row < taps * self.image_rows else None
+            sums = self._row(m, row, load, switch, skewed[0], mode, weights, sums)
+            load, switch = load_next, switch_next
             # The skew triangle: each row takes the first byte and passes the others on, one cycle later.
             rest = Signal(data.ArrayLayout(signed(8), self.rows - row - 1), name=f"skew{row}", reset_less=True)
             m.d.sync += Value.cast(rest).eq(Value.cast(skewed)[8:])
@@ -96,8 +126,19 @@ class Array(wiring.Component):
         m.d.sync += register.eq(flag)
         return register
 
-    def _row(self, m, row, load, switch, byte, weights, above):
-        """Build one row; return its partial sums."""
+    def _columns(self, m, taps):
+        """Return the bytes of the columns for each image row, in the cycle in which its rows of the array take them."""
+        columns = []
+        for row, word in enumerate(self.words[: self.image_rows]):
+            late = Value.cast(word).word_select(self.slot[: ceil_log2(self.rows // self.cols)], 8 * self.cols)
+            for age in range(1 + row * taps):
+                late, value = Signal(8 * self.cols, name=f"columns{row}_{age}", reset_less=True), late
+                m.d.sync += late.eq(value)
+            columns.append(late)
+        return columns
+
+    def _row(self, m, row, load, switch, byte, mode, weights, above):
+        """Build one row; return its partial sums. ``mode`` is the depthwise flag and the columns' bytes, or None."""
         activation = Signal(signed(8), name=f"activation{row}", reset_less=True)
         shadow = Signal(data.ArrayLayout(signed(8), self.cols), name=f"shadow{row}", reset_less=True)
         active = Signal(data.ArrayLayout(signed(8), self.cols), name=f"active{row}", reset_less=True)
@@ -107,9 +148,13 @@ class Array(wiring.Component):
             m.d.sync += shadow.eq(weights)
         with m.If(switch):
             m.d.sync += active.eq(shadow)
+        operands = activation.replicate(self.cols)
+        if mode is not None:
+            operands = Signal(8 * self.cols, name=f"operands{row}")
+            m.d.comb += operands.eq(Mux(mode[0], mode[1], activation.replicate(self.cols)))
         for col in range(self.cols):
             product = Multiplier(width_a=8, width_b=8, form=self.multiplier)
             m.submodules[f"multiplier_{row}_{col}"] = product
-            m.d.comb += [product.a.eq(activation), product.b.eq(active[col])]
+            m.d.comb += [product.a.eq(operands.word_select(col, 8)), product.b.eq(active[col])]
             m.d.sync += sums[col].eq(product.p + above[col] if row else product.p)
         return sums

@@ -56,6 +56,9 @@ class EngineConfig:
     unfold_streams : int
         Input rows the load unit unfolds at the same time; a word of kernel taps holds at most this many rows of taps.
         1…``rows``.
+    depthwise_rows : int
+        Image rows that a depthwise convolution reads per cycle; ``rows / depthwise_rows`` kernel columns of each take one pass. At most 3 and
+        at most ``act_banks``; 0 leaves the depthwise mode out.
 
     Raises
     ------
@@ -77,6 +80,7 @@ class EngineConfig:
     program_depth: int
     queue_depth: int = 4
     unfold_streams: int
+    depthwise_rows: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -105,6 +109,11 @@ class EngineConfig:
         ):
             if not low <= getattr(self, knob) <= high:
                 raise BadConfig(f"{knob} must be between {low} and {high}, not {getattr(self, knob)}")
+        if not 0 <= self.depthwise_rows <= min(3, self.act_banks):
+            raise BadConfig(
+                f"depthwise_rows must be between 0 and {min(3, self.act_banks)}, the smaller of 3 and act_banks, "
+                f"not {self.depthwise_rows}"
+            )
         if self.act_banks not in (1, 2, 4):
             raise BadConfig(f"act_banks must be 1, 2 or 4, not {self.act_banks}")
         if self.act_depth % self.act_banks:
@@ -136,6 +145,11 @@ class EngineConfig:
     def slots(self):
         """Column tiles that share one activation word."""
         return self.rows // self.cols
+
+    @property
+    def depthwise_taps(self):
+        """Taps of one image row that a depthwise pass takes."""
+        return self.rows // self.depthwise_rows if self.depthwise_rows else 0
 
     @property
     def act_bytes(self):
@@ -208,15 +222,15 @@ PRESETS = {
     for config in (
         EngineConfig(
             name="test", rows=4, cols=4, weight_rows=1, lanes=2, act_depth=4096, act_banks=2, weight_tiles=2048,
-            acc_depth=64, param_depth=512, tables=2, program_depth=1024, unfold_streams=4,
+            acc_depth=64, param_depth=512, tables=2, program_depth=1024, unfold_streams=4, depthwise_rows=2,
         ),
         EngineConfig(
             name="mac64", rows=8, cols=8, weight_rows=2, lanes=4, act_depth=8192, act_banks=2, weight_tiles=2048,
-            acc_depth=256, param_depth=512, tables=4, program_depth=1024, unfold_streams=4,
+            acc_depth=256, param_depth=512, tables=4, program_depth=1024, unfold_streams=4, depthwise_rows=2,
         ),
         EngineConfig(
             name="mac256", rows=16, cols=16, weight_rows=4, lanes=16, act_depth=8192, act_banks=4, weight_tiles=1536,
-            acc_depth=512, param_depth=512, tables=8, program_depth=2048, unfold_streams=8,
+            acc_depth=512, param_depth=512, tables=8, program_depth=2048, unfold_streams=8, depthwise_rows=3,
         ),
     )
 }  # fmt: skip

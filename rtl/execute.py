@@ -67,6 +67,8 @@ class Execute(wiring.Component):
     unit : Out(UnitSignature)
     act : Out(ActReadSignature)
         Read port of the activation memory; ``ready`` must always be 1.
+    act1, … : Out(ActReadSignature)
+        Read ports for the other image rows of the depthwise mode; where ``ready`` is 0, the unit stops with an error.
     weight0, weight1, … : Out(WeightReadSignature)
         Read ports of the weight memory's banks.
     acc : In(AccReadSignature)
@@ -82,6 +84,7 @@ class Execute(wiring.Component):
         super().__init__({
             "unit": Out(UnitSignature()),
             "act": Out(ActReadSignature(rows=config.rows)),
+            **{f"act{row}": Out(ActReadSignature(rows=config.rows)) for row in range(1, config.depthwise_rows)},
             **weights,
             "acc": In(AccReadSignature(cols=config.cols)),
         })
@@ -91,16 +94,28 @@ class Execute(wiring.Component):
         """The weight memory's read ports, in order."""
         return [getattr(self, f"weight{bank}") for bank in range(self.config.weight_rows)]
 
+    @property
+    def acts(self):
+        """The activation memory's read ports, in order."""
+        return [self.act, *(getattr(self, f"act{row}") for row in range(1, self.config.depthwise_rows))]
+
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        m.submodules.passes = passes = PassGenerator()
-        m.submodules.pixels = pixels = PixelGenerator(act_depth=config.act_depth, acc_depth=config.acc_depth, distance=DISTANCE)
+        image_rows = config.depthwise_rows
+        m.submodules.passes = passes = PassGenerator(image_rows=image_rows, slots=config.slots)
+        m.submodules.pixels = pixels = PixelGenerator(
+            act_depth=config.act_depth, acc_depth=config.acc_depth, distance=DISTANCE, image_rows=image_rows
+        )
         m.submodules.loader = loader = RowLoader(
             cols=config.cols, weight_rows=config.weight_rows, load_cycles=config.load_cycles, weight_tiles=config.weight_tiles
         )
         m.submodules.array = array = Array(
-            rows=config.rows, cols=config.cols, weight_rows=config.weight_rows, multiplier=self.multiplier
+            rows=config.rows,
+            cols=config.cols,
+            weight_rows=config.weight_rows,
+            multiplier=self.multiplier,
+            image_rows=image_rows,
         )
         m.submodules.accumulator = accumulator = Accumulator(
             cols=config.cols, depth=config.acc_depth, width=sum_width(config.rows)
@@ -117,10 +132,10 @@ class Execute(wiring.Component):
         self._fork(m, passes, pixels, loader)
         issue = Signal()
         pixel = pixels.o.payload
-        self._read(m, issue, pixel, array)
+        self._read(m, issue, pixels, array)
         youngest = self._update(m, issue, pixel, accumulator)
-        failed = self._report(m, issue, pixels, loader, accumulator, youngest)
-        beyond = pixel.acc_range | (pixel.act_range & ~pixel.padding)
+        failed = self._report(m, issue, passes, pixels, loader, accumulator, youngest)
+        beyond = pixel.acc_range | pixel.act_range
         m.d.comb += [
             pixels.o.ready.eq(~(pixel.switch & ~loader.full) & ~beyond & ~failed),
             issue.eq(pixels.o.valid & pixels.o.ready),
@@ -141,22 +156,22 @@ class Execute(wiring.Component):
             passes.o.ready.eq(pixels.i.ready & accept),
         ]
 
-    def _read(self, m, issue, pixel, array):
-        """Read the pixel's word, substitute the padding, and hand it to the array."""
-        pads = data.StructLayout({"padding": 1, "pad": 8, "unsigned": 1})
-        now = Signal(pads)
-        m.d.comb += [now.padding.eq(pixel.padding), now.pad.eq(pixel.pad), now.unsigned.eq(pixel.unsigned)]
-        now = _delay(m, now, ISSUE_TO_WORD - 1, "pads")
-        m.d.sync += [
-            self.act.addr.eq(pixel.addr),
-            self.act.valid.eq(issue & ~pixel.padding),
-        ]
+    def _read(self, m, issue, pixels, array):
+        """Read the pixel's words, substitute the padding, and hand them to the array."""
+        pixel, rows = pixels.o.payload, [pixels.o.payload, *pixels.rows]
+        facts = data.StructLayout({"padding": len(rows), "pad": 8, "unsigned": 1, "slot": 3, "depthwise": 1})
+        now = Signal(facts)
+        m.d.comb += now.padding.eq(Cat(row.padding for row in rows))
+        m.d.comb += [getattr(now, name).eq(getattr(pixel, name)) for name in ("pad", "unsigned", "slot", "depthwise")]
+        now = _delay(m, now, ISSUE_TO_WORD - 1, "facts")
+        m.d.sync += [array.slot.eq(now.slot), array.depthwise.eq(now.depthwise)]
         m.d.comb += array.switch.eq(_delay(m, issue & pixel.switch, ISSUE_TO_WORD, "switch", reset=True))
-        for row in range(self.config.rows):
-            byte = self.act.data[row]
-            word = Signal(signed(8), name=f"word{row}", reset_less=True)
-            m.d.sync += word.eq(Mux(now.padding, now.pad, Cat(byte[:7], byte[7] ^ now.unsigned)))
-            m.d.comb += array.word[row].eq(word)
+        for number, (row, act) in enumerate(zip(rows, self.acts)):
+            m.d.sync += [act.addr.eq(row.addr), act.valid.eq(issue & ~row.padding)]
+            for place, byte in enumerate(act.data):
+                value = Signal(signed(8), name=f"word{number}_{place}", reset_less=True)
+                m.d.sync += value.eq(Mux(now.padding[number], now.pad, Cat(byte[:7], byte[7] ^ now.unsigned)))
+                m.d.comb += array.words[number][place].eq(value)
 
     def _update(self, m, issue, pixel, accumulator):
         """Send the pixel's tag along and update the accumulators with it; return the index of the youngest update."""
@@ -165,19 +180,21 @@ class Execute(wiring.Component):
         m.d.comb += [getattr(tag, name).eq(getattr(pixel, name)) for name in names]
         cycles = ISSUE_TO_WORD + array_latency(self.config.rows) - SUMS_DELAY
         tag = _delay(m, tag, cycles, "tag")
-        valid = _delay(m, issue, cycles, "valid", reset=True)
+        valid, counts = (
+            _delay(m, flag, cycles, name, reset=True) for name, flag in (("valid", issue), ("counts", issue & pixel.counts))
+        )
         update = accumulator.update
         m.d.comb += [getattr(update, name).eq(getattr(tag, name)) for name in ("entry", "bank", "overwrite", "max")]
-        m.d.comb += update.valid.eq(valid)
+        m.d.comb += update.valid.eq(counts)
         # The youngest update is the one to name in a bank conflict, which is reported one cycle later.
         youngest = Signal(16)
-        with m.If(valid):
+        with m.If(counts):
             m.d.sync += youngest.eq(tag.index)
         done = Cat(tag.last & valid, tag.signal)
         m.d.comb += Cat(self.unit.done.valid, self.unit.done.signal).eq(_delay(m, done, DISTANCE - 1, "done", reset=True))
         return youngest
 
-    def _report(self, m, issue, pixels, loader, accumulator, youngest):
+    def _report(self, m, issue, passes, pixels, loader, accumulator, youngest):
         """Drive ``idle``, ``error`` and ``trace``; return whether the unit has stopped."""
         unit, pixel = self.unit, pixels.o.payload
         unfinished = Signal(range(execute_latency(self.config.rows) + 8))
@@ -190,12 +207,21 @@ class Execute(wiring.Component):
         ]
 
         failed, conflict = Signal(), Signal()
-        beyond = pixels.o.valid & (pixel.acc_range | (pixel.act_range & ~pixel.padding))
-        m.d.sync += [conflict.eq(accumulator.conflict), unit.error.valid.eq(0)]
+        beyond = pixels.o.valid & (pixel.acc_range | pixel.act_range)
+        clash, reading = Signal(), [Signal(16, name=f"reading{age}", reset_less=True) for age in range(2)]
+        m.d.sync += [
+            conflict.eq(accumulator.conflict),
+            unit.error.valid.eq(0),
+            clash.eq(Cat(act.valid & ~act.ready for act in self.acts[1:]).any()),
+            reading[0].eq(pixel.index),
+            reading[1].eq(reading[0]),
+        ]
         for found, code, index in (  # the last one found is reported
+            (passes.illegal, ErrorCode.ILLEGAL_FIELD, passes.o.payload.index),
             (loader.error, ErrorCode.WEIGHT_RANGE, loader.error_index),
             (beyond, ErrorCode.ACT_RANGE, pixel.index),
             (beyond & pixel.acc_range, ErrorCode.ACC_RANGE, pixel.index),
+            (clash, ErrorCode.ACT_CONFLICT, reading[1]),
             (conflict, ErrorCode.BANK_CONFLICT, youngest),
         ):
             with m.If(found & ~failed):

@@ -28,7 +28,8 @@ def zero_bits(opcode):
     """Return the positions of the bits that must be zero: reserved ones, and waits for and signals to the unit itself (END: all)."""
     layout = data.Layout.cast(LAYOUTS[opcode])
     header = data.Layout.cast(layout["header"].shape)
-    spans = [(layout["reserved"].offset, layout["reserved"]), (header["reserved"].offset, header["reserved"])]
+    spans = [(header["reserved"].offset, header["reserved"])]
+    spans += [(field.offset, field) for name, field in layout if name == "reserved"]
     for group in ("wait", "signal"):
         inner = data.Layout.cast(header[group].shape)
         for name in UNIT_NAMES:

@@ -97,6 +97,7 @@ class ErrorCode(enum.Enum, shape=8):
     TOKENS_LEFT = 10  # END with a token counter not zero
     DEADLOCK = 11  # every unit that has work waits for a token that nobody will send
     PROGRAM_RANGE = 12  # ran past the last instruction of the program memory
+    ACT_CONFLICT = 13  # two image rows of a depthwise EXECUTE lie in the same bank of the activation memory
 
 
 class Combine(enum.IntEnum, shape=3):
@@ -156,6 +157,20 @@ class ExecuteInstruction(data.Struct):
     ``acc + (b * tile_rows + y) * tile_cols + x``: each input block then has output entries of its own (pooling, depthwise).
     The first contribution of this instruction to an entry overwrites it, unless ``accumulate``; later ones are added, or
     with ``max`` the larger of the two is kept.
+
+    With ``depthwise`` the array's rows hold kernel taps, and column ``c`` multiplies byte ``slot * cols + c`` of a word: one channel
+    per column. Of the configuration's D = ``depthwise_rows`` image rows one word each is read in every cycle, and S = ``rows // D``
+    rows of the array belong to each of them. ``kernel_y`` counts groups of D kernel rows, ``kernel_x`` groups of kernel columns,
+    ``dilation_x`` apart. A pass streams ``tile_cols * stride_x + gap`` words per tile row, and ``tail`` more after the last one; word
+    ``w`` of tile row ``y`` in the pass ``(ky, kx, b)`` is, for image row ``j`` < D with ``ky * D + j`` in place of ``ky``, the input pixel
+
+        ``iy = y0 + y * stride_y + (ky * D + j) * dilation_y``, ``ix = x0 + kx * dilation_x + w``
+
+    at ``start + y * row_step + (ky * D + j) * ky_step + kx * dilation_x + w + b * block_step``, or padding, as above. The sum of pixel
+    ``(y, x)`` takes the weights of row ``j * S + k`` times word ``x * stride_x + k`` of image row ``j``; words beyond those of the
+    tile row are the first ones of the next tile row, and after the last word of the pass weights must be zero. Weights of rows
+    from ``D * S`` on multiply byte ``r`` of word ``x * stride_x`` of image row 0. ``stride_x`` is at least one. The words that are
+    read in one cycle must lie in different banks of the activation memory.
     """
 
     header: Header
@@ -185,7 +200,10 @@ class ExecuteInstruction(data.Struct):
     per_block: 1
     accumulate: 1
     max: 1
-    reserved: 10
+    depthwise: 1
+    gap: 3
+    tail: 3
+    slot: 3
 
 
 class StoreInstruction(data.Struct):

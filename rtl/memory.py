@@ -221,8 +221,8 @@ class ActivationMemory(wiring.Component):
 
     Members
     -------
-    read_execute, read_store, read_load : ``In(ActReadSignature)``
-        ``read_execute.ready`` is always high.
+    read_execute, read_execute1, …, read_store, read_load : ``In(ActReadSignature)``
+        The execute unit has one for each image row of the depthwise mode. ``read_execute.ready`` is always high.
     write_store, write_load : ``In(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
         ``write_store.ready`` is always high.
     host : ``In(HostSignature)``
@@ -234,10 +234,19 @@ class ActivationMemory(wiring.Component):
         read = ActReadSignature(rows=config.rows)
         write = stream.Signature(ActWrite(rows=config.rows))
         super().__init__({
-            **{f"read_{unit}": In(read) for unit in ("execute", "store", "load")},
+            **{f"read_{reader}": In(read) for reader in self._readers(config)},
             **{f"write_{unit}": In(write) for unit in ("store", "load")},
             "host": In(HostSignature()),
         })
+
+    @staticmethod
+    def _readers(config):
+        return ["execute", *(f"execute{row}" for row in range(1, config.depthwise_rows)), "store", "load"]
+
+    @property
+    def execute_reads(self):
+        """The execute unit's read ports, in order."""
+        return [getattr(self, f"read_{reader}") for reader in self._readers(self.config)[:-2]]
 
     def elaborate(self, platform):
         m = Module()
@@ -257,15 +266,16 @@ class ActivationMemory(wiring.Component):
         load_addr = Signal(16)
         m.d.comb += load_addr.eq(Mux(view.read, view.entry, self.read_load.addr))
         above = []
-        for port, addr in ((self.read_execute, self.read_execute.addr), (self.read_store, self.read_store.addr),
-                           (self.read_load, load_addr)):  # fmt: skip
+        readers = [(port, port.addr) for port in (*self.execute_reads, self.read_store)] + [(self.read_load, load_addr)]
+        for port, addr in readers:
             m.d.comb += port.ready.eq(~Cat(other & (bank == addr[:bits]) for other, bank, _ in above).any())
             above.append((port.valid, addr[:bits], addr[bits:]))
             m.d.sync += Value.cast(port.data).eq(_select(_delayed(m, addr[:bits]), read_data))
-        (execute, execute_bank, execute_index), (store, store_bank, store_index), (_, _, load_index) = above
         for bank, (read, _) in enumerate(ports):
-            m.d.comb += read.addr.eq(Mux(execute & (execute_bank == bank), execute_index,
-                                         Mux(store & (store_bank == bank), store_index, load_index)))  # fmt: skip
+            index = above[-1][2]
+            for asked, asked_bank, asked_index in above[-2::-1]:
+                index = Mux(asked & (asked_bank == bank), asked_index, index)
+            m.d.comb += read.addr.eq(index)
         view.answer_late(m, Value.cast(self.read_load.data))
 
         # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them.

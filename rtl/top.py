@@ -112,7 +112,8 @@ class Top(wiring.Component):
         wiring.connect(m, store.acc, execute.acc)
         wiring.connect(m, store.params, params.read)
         wiring.connect(m, store.tables, tables.read)
-        wiring.connect(m, execute.act, activations.read_execute)
+        for port, read in zip(execute.acts, activations.execute_reads, strict=True):
+            wiring.connect(m, port, read)
         wiring.connect(m, store.operand, activations.read_store)
         wiring.connect(m, load.read, activations.read_load)
         wiring.connect(m, store.write, activations.write_store)

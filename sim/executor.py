@@ -5,11 +5,14 @@ can run at once along a leading axis. Time does not exist here: a unit's instruc
 there, in the order in which the sequencer would hand them out.
 """
 
+import itertools
+
 import numpy as np
 
 from celosia.rtl.isa import TOKEN_BITS, Combine, ErrorCode, Opcode, decode
 from celosia.sim import numerics
 from celosia.sim.footprint import execute_reads, fill_words, store_words, unfold_bytes, unfold_words
+from celosia.sim.products import array_sums, depthwise_sums
 from celosia.tools.errors import BadInput, BadProgram, EngineError
 
 __all__ = ["Executor", "GoldenError", "instructions_of"]
@@ -17,8 +20,6 @@ __all__ = ["Executor", "GoldenError", "instructions_of"]
 UNITS = ("load", "execute", "store")
 UNIT_OF = {Opcode.UNFOLD: "load", Opcode.FILL: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
 RESERVED_HEADER_BIT = 31
-EXACT_IN_FLOAT32 = 1024
-"""Products of two int8 whose sum float32 holds exactly: 1024 * 2**14 = 2**24."""
 
 
 class GoldenError(EngineError):
@@ -201,7 +202,7 @@ class Executor:
         header = int(self.program.instructions[index, 0])
         if instruction is None:
             raise GoldenError(ErrorCode.ILLEGAL_OPCODE, index, f"opcode {header & 15}")
-        if instruction.reserved or header >> RESERVED_HEADER_BIT:
+        if instruction.fields.get("reserved") or header >> RESERVED_HEADER_BIT:
             raise GoldenError(ErrorCode.RESERVED_BITS, index, "a reserved bit is set")
         own = [UNIT_OF[instruction.opcode]] if instruction.opcode in UNIT_OF else UNITS
         if any(instruction.fields[f"{verb}_{unit}"] for unit in own for verb in ("wait", "signal")):
@@ -234,38 +235,45 @@ class Executor:
         """Run one ``EXECUTE``."""
         config = self.config
         pixels, taps = i.tile_rows * i.tile_cols, i.kernel_y * i.kernel_x
+        if i.depthwise and (not config.depthwise_rows or i.slot >= config.slots or not i.stride_x):
+            fact = f"slot {i.slot} of {config.slots}, stride_x {i.stride_x}" if config.depthwise_rows else "no depthwise mode"
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, fact)
         entries = pixels * (i.blocks if i.per_block else 1)
         if i.acc + entries > config.acc_depth:
             raise GoldenError(ErrorCode.ACC_RANGE, index, f"accumulator entry {i.acc + entries - 1}")
         tiles = 1 if i.hold else taps * i.blocks
         if i.weights + tiles > config.weight_tiles:
             raise GoldenError(ErrorCode.WEIGHT_RANGE, index, f"weight tile {i.weights + tiles - 1}")
-        address, inside = execute_reads(i)
+        address, inside = execute_reads(i, config)
         self._check_act(index, address[inside])
-        shape = (taps, i.blocks, pixels)
-        address, inside = address.reshape(shape).transpose(1, 2, 0), inside.reshape(shape).transpose(1, 2, 0)
-        words = self.act[:, np.where(inside, address, 0)]  # [batch, blocks, pixels, taps, rows]
+        weights = self.weights[:, i.weights : i.weights + tiles]  # [batch or 1, tiles, rows, cols]
+        weights = weights.reshape(len(weights), -1, 1 if i.hold else i.blocks, config.rows, config.cols)
+        weights = np.broadcast_to(weights, (len(weights), taps, i.blocks, config.rows, config.cols)).swapaxes(1, 2)
+        target = self.acc[:, i.bank, i.acc : i.acc + entries]
+        words = self.act[:, np.where(inside, address, 0)]
         if i.unsigned:
             words = words ^ np.int8(-128)
         words[:, ~inside] = i.pad
-        weights = self.weights[:, i.weights : i.weights + tiles]  # [batch or 1, tiles, rows, cols]
-        weights = weights.reshape(len(weights), -1, 1 if i.hold else i.blocks, config.rows, config.cols)
-        weights = np.broadcast_to(weights, (len(weights), taps, i.blocks, config.rows, config.cols)).transpose(0, 2, 1, 3, 4)
-        target = self.acc[:, i.bank, i.acc : i.acc + entries]
-        if i.max:
-            products = np.matmul(words.transpose(0, 1, 3, 2, 4).astype(np.float32), weights.astype(np.float32)).astype(np.int32)
-            result = products.max(axis=2)  # [batch, blocks, pixels, cols]
-            result = result.reshape(len(words), entries, -1) if i.per_block else result.max(axis=1)
-            target[:] = np.maximum(target, result) if i.accumulate else result
-            return
-        if not i.per_block:
-            words = words.transpose(0, 2, 1, 3, 4)[:, None]
-        terms = words.shape[-1] * words.shape[-2] * (words.shape[-3] if not i.per_block else 1)
-        words = words.reshape(len(words), -1, pixels, terms)
-        weights = weights.reshape(len(weights), -1, terms, config.cols)
-        kind = np.float32 if terms <= EXACT_IN_FLOAT32 else np.float64
-        result = np.matmul(words.astype(kind), weights.astype(kind)).astype(np.int64).reshape(len(words), entries, -1)
-        target[:] = (result + target if i.accumulate else result).astype(np.int32)  # wraps like the hardware's adder
+        if i.depthwise:
+            self._check_banks(index, address, inside)
+            words = words.reshape(len(words), taps, *words.shape[3:]).swapaxes(1, 2)
+            result = depthwise_sums(config, i, words, weights)
+        else:
+            words = words.reshape(len(words), taps, i.blocks, pixels, config.rows).transpose(0, 2, 3, 1, 4)
+            result = array_sums(i, words, weights)
+        if i.accumulate:
+            result = np.maximum(target, result) if i.max else target + result
+        target[:] = result.astype(np.int32)  # wraps like the hardware's adder
+
+    def _check_banks(self, index, address, inside):
+        """Refuse words of one cycle, the last axis, that lie in the same bank."""
+        for one, other in itertools.combinations(range(address.shape[-1]), 2):
+            clash = (
+                inside[..., one] & inside[..., other] & ((address[..., one] - address[..., other]) % self.config.act_banks == 0)
+            )
+            if clash.any():
+                words = address[..., one][clash][0], address[..., other][clash][0]
+                raise GoldenError(ErrorCode.ACT_CONFLICT, index, f"activation words {words[0]} and {words[1]} in one cycle")
 
     def run_store(self, index, i):
         """Run one ``STORE``."""

@@ -13,12 +13,12 @@ ADDRESS_MASK = 0xFFFF
 BYTE_MASK = 0xFFFFF
 
 
-def execute_reads(instruction):
+def execute_reads(instruction, config):
     """Return the words an ``EXECUTE`` reads.
 
     Returns
     -------
-    address : int32 ``[kernel_y, kernel_x, blocks, tile_rows, tile_cols]``
+    address : int32 ``[kernel_y, kernel_x, blocks, tile_rows, tile_cols]``, with ``depthwise`` ``[kernel_y, kernel_x, blocks, words, image rows]``
     inside : bool, same shape
         False where ``pad`` is used and nothing is read.
     """
@@ -26,13 +26,18 @@ def execute_reads(instruction):
     ky = np.arange(i.kernel_y)[:, None, None, None, None]
     kx = np.arange(i.kernel_x)[:, None, None, None]
     block = np.arange(i.blocks)[:, None, None]
-    y = np.arange(i.tile_rows)[:, None]
-    x = np.arange(i.tile_cols)
+    if i.depthwise:
+        ky = ky * config.depthwise_rows + np.arange(config.depthwise_rows)
+        width = i.tile_cols * i.stride_x + i.gap
+        word = np.arange(i.tile_rows * width + i.tail)[:, None]
+        y = np.minimum(word // width, i.tile_rows - 1)
+        step = word - y * width
+    else:
+        y = np.arange(i.tile_rows)[:, None]
+        step = np.arange(i.tile_cols) * i.stride_x
     iy = i.y0 + y * i.stride_y + ky * i.dilation_y
-    ix = i.x0 + x * i.stride_x + kx * i.dilation_x
-    address = (
-        i.start + y * i.row_step + x * i.stride_x + ky * i.ky_step + kx * i.dilation_x + block * i.block_step
-    ) & ADDRESS_MASK
+    ix = i.x0 + step + kx * i.dilation_x
+    address = (i.start + y * i.row_step + step + ky * i.ky_step + kx * i.dilation_x + block * i.block_step) & ADDRESS_MASK
     inside = (iy >= 0) & (iy < i.in_height) & (ix >= 0) & (ix < i.in_width)
     return address, np.broadcast_to(inside, address.shape)
 

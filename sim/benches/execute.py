@@ -26,10 +26,13 @@ async def sums_equal_golden(dut):
     golden = random_machine(config, rng)
     banks = range(config.weight_rows)
     weights = {f"weight{bank}_data": 0 for bank in banks}
-    cycles = await start(dut, unit_i_valid=0, act_ready=1, act_data=0, acc_en=0, acc_bank=0, acc_addr=0, **weights)
+    acts = ["act", *(f"act{row}" for row in range(1, config.depthwise_rows))]
+    reads = {f"{act}_{part}": value for act in acts for part, value in (("ready", 1), ("data", 0))}
+    cycles = await start(dut, unit_i_valid=0, acc_en=0, acc_bank=0, acc_addr=0, **reads, **weights)
     source = Source(dut, "unit_i", idle=given["idle"], rng=rng)
     source.start(cycles)
-    for memory in (_activations(dut, cycles, golden, rng), *(_weights(dut, cycles, golden, bank) for bank in banks)):
+    activations = (_activations(dut, cycles, golden, rng, act) for act in acts)
+    for memory in (*activations, *(_weights(dut, cycles, golden, bank) for bank in banks)):
         cocotb.start_soon(memory)
     store = _Store(dut, golden, rng)
 
@@ -62,16 +65,17 @@ async def _execute(dut, cycles, source, store, golden, instructions):
     assert dut.unit_idle.value == 1
 
 
-async def _activations(dut, cycles, golden, rng):
+async def _activations(dut, cycles, golden, rng, act):
+    address, valid, data = (getattr(dut, f"{act}_{part}") for part in ("addr", "valid", "data"))
     pipe = deque([None] * ACT_READ_LATENCY)
     while True:
         await cycles.sample()
-        pipe.append(dut.act_addr.value.to_unsigned() if dut.act_valid.value == 1 else None)
+        pipe.append(address.value.to_unsigned() if valid.value == 1 else None)
         await cycles.drive()
         addr = pipe[1]
         pipe.popleft()
         word = golden.act[0, addr].tobytes() if addr is not None else rng.bytes(golden.config.rows)
-        dut.act_data.value = int.from_bytes(word, "little")
+        data.value = int.from_bytes(word, "little")
 
 
 async def _weights(dut, cycles, golden, bank):

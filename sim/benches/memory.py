@@ -12,7 +12,6 @@ from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import ACT_READ_LATENCY, ACT_WRITE_LATENCY, ActWrite, HostSignature
 from celosia.sim.benches.clocked import options, start
 
-READERS = ("execute", "store", "load")
 WRITERS = ("store", "load")
 
 
@@ -25,7 +24,8 @@ async def traffic_equals_the_model(dut):
     given = options(config=EngineConfig.load("test").to_json(), rate=0.7, count=4000)
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     config = EngineConfig.from_json(given["config"])
-    cycles = await _start(dut)
+    readers = ("execute", *(f"execute{row}" for row in range(1, config.depthwise_rows)), "store", "load")
+    cycles = await _start(dut, readers)
     model = await _fill(dut, cycles, config, rng)
     layout = ActWrite(rows=config.rows)
     due = []
@@ -41,7 +41,7 @@ async def traffic_equals_the_model(dut):
             if asks:
                 writes[unit] = word
         landing.append({word[0] for word in writes.values()})
-        for unit in READERS:
+        for unit in readers:
             addr = int(rng.integers(0, config.act_depth))
             asks = rng.random() < given["rate"] and not any(addr in taken for taken in landing)
             _port(dut, f"read_{unit}", "addr").value = addr
@@ -55,7 +55,7 @@ async def traffic_equals_the_model(dut):
                 assert data == word, f"read of {unit} differs in cycle {cycle}"
         due = [item for item in due if item[0] > cycle]
         busy = set()
-        for unit in READERS:
+        for unit in readers:
             if unit in reads:
                 bank = reads[unit] % config.act_banks
                 assert _port(dut, f"read_{unit}", "ready").value == int(bank not in busy)
@@ -73,15 +73,15 @@ async def traffic_equals_the_model(dut):
                             model[addr][lane] = data[lane]
                 busy.add(addr % config.act_banks)
         await cycles.drive()
-    for name in (*(f"read_{unit}" for unit in READERS), *(f"write_{unit}" for unit in WRITERS)):
+    for name in (*(f"read_{unit}" for unit in readers), *(f"write_{unit}" for unit in WRITERS)):
         _port(dut, name, "valid").value = 0  # the host comes only when nobody else does
     for addr in range(config.act_depth * config.rows // 4):
         word, part = divmod(addr, config.rows // 4)
         assert await _host_read(dut, cycles, addr) == int.from_bytes(model[word][4 * part : 4 * part + 4], "little")
 
 
-async def _start(dut):
-    ports = {f"read_{unit}_{part}": 0 for unit in READERS for part in ("addr", "valid")}
+async def _start(dut, readers):
+    ports = {f"read_{unit}_{part}": 0 for unit in readers for part in ("addr", "valid")}
     ports |= {f"write_{unit}_{part}": 0 for unit in WRITERS for part in ("payload", "valid")}
     return await start(dut, **ports, **{f"host_{part}": 0 for part in ("addr", "we", "re", "sel", "w_data")})
 

@@ -13,9 +13,10 @@ __all__ = ["make", "random_execute", "random_machine", "small_engine"]
 
 
 def small_engine(**shape):
-    """Return a configuration with memories so small that random instructions meet in them."""
+    """Return a configuration with memories so small that random instructions meet in them, and two image rows for depthwise."""
     depths = {"act_depth": 256, "weight_tiles": 64, "acc_depth": 64, "param_depth": 64, "program_depth": 64}
-    return EngineConfig(lanes=2, act_banks=2, tables=1, unfold_streams=4, **depths, **shape)
+    facts = {"lanes": 2, "act_banks": 2, "tables": 1, "unfold_streams": 4, "depthwise_rows": 2}
+    return EngineConfig(**(facts | depths | shape))
 
 
 def random_machine(config, rng):
@@ -38,7 +39,8 @@ def make(**fields):
 
 
 def random_execute(rng, config, *, pixels=24, passes=12, **fixed):
-    """Draw an EXECUTE of at most about ``pixels × passes`` cycles that stays inside every memory."""
+    """Draw an EXECUTE of at most about ``pixels × passes`` cycles, or several times as many if depthwise, that stays inside every
+    memory."""
 
     def upto(limit):
         return int(rng.integers(1, max(1, limit) + 1))
@@ -79,7 +81,24 @@ def random_execute(rng, config, *, pixels=24, passes=12, **fixed):
             "signal_load": int(rng.integers(0, 2)),
             "signal_store": int(rng.integers(0, 2)),
         }  # fmt: skip
+        if config.depthwise_rows and rng.random() < 0.4:
+            fields |= _depthwise(rng, config)
         instruction = Instruction(Opcode.EXECUTE, **(fields | fixed))
-        address, inside = execute_reads(instruction)
+        address, inside = execute_reads(instruction, config)
         if not inside.any() or address[inside].max() < config.act_depth:
             return instruction
+
+
+def _depthwise(rng, config):
+    """Draw the fields of the depthwise mode, so that no pixel needs words after the pass."""
+    stride, gap = int(rng.integers(1, 5)), int(rng.integers(0, 8))
+    tail = max(0, config.depthwise_taps - stride - gap)
+    return {
+        "depthwise": 1,
+        "slot": int(rng.integers(0, min(8, config.slots))),
+        "stride_x": stride,
+        "gap": gap,
+        "tail": int(rng.integers(tail, 8)) if tail < 8 else 7,
+        # Multiples lie in different banks: all of 1, 2, 3 with four banks, 1 with two.
+        "ky_step": 2 * int(rng.integers(0, 20)) + 1,
+    }

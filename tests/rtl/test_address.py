@@ -1,8 +1,10 @@
 """Address generator: the pixels of isa.py in order, with their flags, one per cycle, and never two close uses of a sum."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -14,20 +16,24 @@ from celosia.rtl.isa import encode
 from celosia.sim.benches.stimuli import make, random_execute
 from celosia.sim.footprint import execute_reads
 
-CONFIG = EngineConfig.load("test")
-FIELDS = ("addr", "padding", "switch", "entry", "bank", "overwrite", "max", "last", "pad", "unsigned", "index")
+CONFIG = dataclasses.replace(EngineConfig.load("test"), depthwise_rows=3, act_banks=4)
+IMAGE_ROWS = CONFIG.depthwise_rows
+FIELDS = (
+    "rows", "addr", "padding", "switch", "counts", "entry", "depthwise", "slot", "bank", "overwrite", "max", "last", "pad",
+    "unsigned", "index",
+)  # fmt: skip
 
 
 class Chain(wiring.Component):
     """Both generators, one behind the other."""
 
     def __init__(self, *, distance=4, act_depth=CONFIG.act_depth, acc_depth=CONFIG.acc_depth):
-        self.pixels = PixelGenerator(act_depth=act_depth, acc_depth=acc_depth, distance=distance)
+        self.pixels = PixelGenerator(act_depth=act_depth, acc_depth=acc_depth, distance=distance, image_rows=IMAGE_ROWS)
         super().__init__({"i": In(stream.Signature(QueuedInstruction)), "o": Out(stream.Signature(Pixel))})
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.passes = passes = PassGenerator()
+        m.submodules.passes = passes = PassGenerator(image_rows=IMAGE_ROWS, slots=CONFIG.slots)
         m.submodules.pixels = self.pixels
         wiring.connect(m, wiring.flipped(self.i), passes.i)
         wiring.connect(m, passes.o, self.pixels.i)
@@ -39,23 +45,34 @@ def expected(instructions):
     """Return what the generator must say, as a list of dicts."""
     pixels = []
     for index, i in enumerate(instructions):
-        address, inside = execute_reads(i)
+        address, inside = execute_reads(i, CONFIG)
         seen = set()
-        for place in np.ndindex(address.shape):
-            ky, kx, block, y, x = place
+        if not i.depthwise:
+            shape = (*address.shape[:3], -1, 1)
+            address, inside = address.reshape(shape), inside.reshape(shape)
+        width = i.tile_cols * i.stride_x + i.gap if i.depthwise else i.tile_cols
+        for place in np.ndindex(address.shape[:4]):
+            ky, kx, block, word = place
+            y = min(word // width, i.tile_rows - 1)
+            x, rest = divmod(word - y * width, i.stride_x if i.depthwise else 1)
+            counts, x = rest == 0 and x < i.tile_cols, min(x, i.tile_cols - 1)
             entry = i.acc + ((block if i.per_block else 0) * i.tile_rows + y) * i.tile_cols + x
             first_tap = ky == kx == 0 and (i.per_block or block == 0)
-            assert first_tap == (entry not in seen)
+            assert not counts or first_tap == (entry not in seen)
             seen.add(entry)
             pixels.append({
-                "padding": int(not inside[place]),
-                "addr": int(address[place]),
-                "switch": int(y == x == 0 and (not i.hold or ky == kx == block == 0)),
+                "padding": int(not inside[place][0]),
+                "addr": int(address[place][0]),
+                "rows": list(zip((~inside[place][1:]).astype(int).tolist(), address[place][1:].tolist())),
+                "switch": int(word == 0 and (not i.hold or ky == kx == block == 0)),
+                "counts": int(counts),
                 "entry": entry,
+                "depthwise": i.depthwise,
+                "slot": i.slot,
                 "bank": i.bank,
                 "overwrite": int(first_tap and not i.accumulate),
                 "max": i.max,
-                "last": int(place == tuple(n - 1 for n in address.shape)),
+                "last": int(place == tuple(n - 1 for n in address.shape[:4])),
                 "pad": i.pad,
                 "unsigned": i.unsigned,
                 "index": index,
@@ -82,9 +99,15 @@ def run(instructions, rng, *, idle=0.0, stall=0.0, limit=None, **parameters):
     async def sink(ctx):
         for cycle in range(200 + 40 * count):
             ctx.set(dut.o.ready, int(rng.random() >= stall))
-            _, _, valid, ready, payload = await ctx.tick().sample(dut.o.valid, dut.o.ready, dut.o.payload)
+            _, _, valid, ready, payload, *rows = await ctx.tick().sample(
+                dut.o.valid,
+                dut.o.ready,
+                dut.o.payload,
+                *(Value.cast(part) for row in dut.pixels.rows for part in (row.padding, row.addr)),
+            )
             if valid and ready:
-                pixels.append({name: getattr(payload, name) for name in ("act_range", "acc_range", *FIELDS)})
+                pixels.append({name: getattr(payload, name) for name in ("act_range", "acc_range", *FIELDS[1:])})
+                pixels[-1]["rows"] = list(zip(rows[::2], rows[1::2])) if payload.depthwise else []
                 cycles.append(cycle)
                 if len(pixels) == count:
                     return
@@ -111,7 +134,38 @@ def test_pixels_are_those_of_the_instruction_set(seed, idle, stall):
     for n, pixel in enumerate(pixels):
         for earlier in range(max(0, n - 3), n):
             same = (pixel["bank"], pixel["entry"]) == (pixels[earlier]["bank"], pixels[earlier]["entry"])
+            same &= pixel["counts"] & pixels[earlier]["counts"]
             assert not same or pixel["overwrite"] or cycles[n] - cycles[earlier] >= 4
+
+
+def test_depthwise_words_of_a_pass_follow_each_other():
+    rng = np.random.default_rng(7)
+    instructions = [random_execute(rng, CONFIG, pixels=8, passes=6, **_depthwise(rng)) for _ in range(16)]
+    pixels, cycles = run(instructions, rng, idle=0.3)
+    assert [{name: pixel[name] for name in FIELDS} for pixel in pixels] == expected(instructions)
+    ends = np.cumsum([words for i in instructions for words in [execute_reads(i, CONFIG)[0].shape[3]] * _passes(i)])[:-1]
+    assert set(np.flatnonzero(np.diff(cycles) > 1) + 1) <= set(ends.tolist())
+
+
+def _depthwise(rng):
+    return {
+        "depthwise": 1,
+        "stride_x": int(rng.integers(1, 16)),
+        "gap": int(rng.integers(0, 8)),
+        "tail": int(rng.integers(0, 8)),
+    }
+
+
+def _passes(i):
+    return i.kernel_y * i.kernel_x * i.blocks
+
+
+def test_depthwise_passes_follow_without_bubble_unless_they_add():
+    layer = make(depthwise=1, stride_x=1, tile_rows=2, tile_cols=3, gap=1, tail=1, blocks=3, per_block=1, hold=1, ky_step=9)
+    _, cycles = run([layer, layer.replace(acc=18)], np.random.default_rng(0))
+    assert (np.diff(cycles) == 1).all() and len(cycles) == 6 * 9
+    _, cycles = run([layer.replace(kernel_x=2, gap=0, tail=0, blocks=1)], np.random.default_rng(0))
+    assert np.diff(cycles).tolist() == [1] * 5 + [4] + [1] * 5
 
 
 def test_widest_fields():
@@ -120,8 +174,9 @@ def test_widest_fields():
         block_step=65535, tile_rows=3, tile_cols=2, kernel_y=64, kernel_x=3, blocks=2, weights=65535, hold=1,
     )  # fmt: skip
     blocks = make(blocks=256, block_step=257, hold=1, per_block=1)
-    pixels, _ = run([wide, blocks], np.random.default_rng(0), act_depth=1 << 16, acc_depth=1 << 10)
-    assert [{name: pixel[name] for name in FIELDS} for pixel in pixels] == expected([wide, blocks])
+    taps = wide.replace(depthwise=1, gap=7, tail=7, tile_rows=2, tile_cols=1, kernel_x=1, blocks=1)
+    pixels, _ = run([wide, blocks, taps], np.random.default_rng(0), act_depth=1 << 16, acc_depth=1 << 10)
+    assert [{name: pixel[name] for name in FIELDS} for pixel in pixels] == expected([wide, blocks, taps])
 
 
 def test_no_bubble_between_passes_and_instructions():

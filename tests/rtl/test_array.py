@@ -1,4 +1,4 @@
-"""Array: products of words and tiles, weights that switch with the wavefront, and no cycle lost between tiles."""
+"""Array: products of words and tiles, depthwise filters, weights that switch with the wavefront, no cycle lost between tiles."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,22 @@ from celosia.rtl.array import Array, array_latency
 
 
 def run(dut, passes, gaps, rng):
-    """Stream ``passes`` of ``(tile, words)`` as fast as loading allows; return the sums in order and the cycles used."""
+    """Stream ``passes`` of ``(tile, words)``, or ``(tile, words of all image rows, slot)`` for the depthwise mode, as fast as
+    loading allows; return the sums in order and the cycles used."""
     load_cycles = dut.rows // dut.weight_rows
-    loads, switches, words = {}, {}, {}  # by cycle
+    loads, switches, words, slots, wanted = {}, {}, {}, {}, set()  # by cycle
     start, now = 0, 0
-    for tile, pixels in passes:
+    for tile, pixels, *slot in passes:
         loads[start] = tile
         now = max(now, start + 1)
         switches[now] = True
         first = now
+        wanted |= set(range(now, now + len(pixels) - dut.rows // dut.image_rows + 1)) if slot else set()
         for word in pixels:
-            words[now] = word
-            now += 1 + (int(rng.integers(0, 3)) if gaps else 0)
+            words[now] = word.reshape(-1, dut.rows)
+            slots[now] = (1, slot[0]) if slot else (0, 7)
+            wanted |= set() if slot else {now}
+            now += 1 + (int(rng.integers(0, 3)) if gaps and not slot else 0)
         start = max(first, start + load_cycles)
     sums = []
 
@@ -27,9 +31,13 @@ def run(dut, passes, gaps, rng):
         for cycle in range(now + array_latency(dut.rows) + 1):
             ctx.set(dut.load, cycle in loads)
             ctx.set(dut.switch, cycle in switches)
-            word = words.get(cycle, rng.integers(-128, 128, dut.rows))
-            for row in range(dut.rows):
-                ctx.set(dut.word[row], int(word[row]))
+            mode = slots.get(cycle, (int(rng.integers(0, 2)), 0))
+            ctx.set(dut.depthwise, mode[0])
+            ctx.set(dut.slot, mode[1])
+            noise = rng.integers(-128, 128, (len(dut.words), dut.rows))
+            for port, word in zip(dut.words, [*words.get(cycle, noise), *noise[1:]]):
+                for row in range(dut.rows):
+                    ctx.set(port[row], int(word[row]))
             for bank in range(dut.weight_rows):
                 values = rng.integers(-128, 128, dut.cols)
                 for age in range(load_cycles):
@@ -38,7 +46,7 @@ def run(dut, passes, gaps, rng):
                         values = loads[cycle - row][row]
                 for col in range(dut.cols):
                     ctx.set(dut.weights[bank][col], int(values[col]))
-            if cycle - array_latency(dut.rows) in words:
+            if cycle - array_latency(dut.rows) in wanted:
                 sums.append([ctx.get(dut.sums[col]) for col in range(dut.cols)])
             await ctx.tick()
 
@@ -61,6 +69,38 @@ def test_sums_equal_matrix_product(rows, cols, weight_rows, gaps):
     dut = Array(rows=rows, cols=cols, weight_rows=weight_rows, multiplier="portable")
     sums, _ = run(dut, passes, gaps, rng)
     assert np.array_equal(sums, np.concatenate([words @ tile for tile, words in passes]))
+
+
+def filtered(dut, tile, words, slot):
+    """Return the sums of a depthwise pass: those that have all their words."""
+    taps = dut.rows // dut.image_rows
+    channels = words[..., slot * dut.cols : (slot + 1) * dut.cols]
+    used = taps * dut.image_rows
+    sums = [
+        sum(tile[row] * channels[n + row % taps, row // taps] for row in range(used)) + words[n, 0, used:] @ tile[used:]
+        for n in range(len(words) - taps + 1)
+    ]
+    return np.array(sums)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("rows, cols, image_rows", [(4, 4, 2), (8, 4, 3), (8, 2, 1), (4, 1, 3)])
+def test_depthwise_passes_filter_each_column_among_products(rows, cols, image_rows, gaps):
+    rng = np.random.default_rng(rows * cols + image_rows + gaps)
+    dut = Array(rows=rows, cols=cols, weight_rows=2, multiplier="portable", image_rows=image_rows)
+    passes, expected = [], []
+    for length in rng.integers(1, 20, 16):
+        ((tile, words),) = stimulus(rows, cols, [length], rng)
+        if rng.random() < 0.6:
+            slot = int(rng.integers(0, rows // cols))
+            words = rng.integers(-128, 128, (length + rows // image_rows - 1, image_rows, rows))
+            passes.append((tile, words, slot))
+            expected.append(filtered(dut, tile, words, slot))
+        else:
+            passes.append((tile, words))
+            expected.append(words @ tile)
+    sums, _ = run(dut, passes, gaps, rng)
+    assert np.array_equal(sums, np.concatenate(expected))
 
 
 def test_largest_sums_do_not_wrap():

@@ -25,8 +25,9 @@ def test_multiplier_made_of_the_ecp5_primitive(simulator):
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 @pytest.mark.parametrize("gaps", [0.0, 0.5])
-def test_array(simulator, gaps):
-    shape = {"rows": 8, "cols": 4, "weight_rows": 2}
+@pytest.mark.parametrize("image_rows", [0, 3])
+def test_array(simulator, gaps, image_rows):
+    shape = {"rows": 8, "cols": 4, "weight_rows": 2, "image_rows": image_rows}
     run(Array(**shape, multiplier="portable"), "array", simulator=simulator, gaps=gaps, **shape)
 
 

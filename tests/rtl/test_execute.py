@@ -16,6 +16,8 @@ SHAPES = [
     dict(rows=4, cols=4, weight_rows=2),
     dict(rows=8, cols=4, weight_rows=2),
     dict(rows=8, cols=2, weight_rows=1),
+    dict(rows=8, cols=4, weight_rows=2, depthwise_rows=3, act_banks=4),
+    dict(rows=4, cols=4, weight_rows=2, depthwise_rows=0),
 ]
 
 
@@ -30,7 +32,8 @@ class Run:
         sim = Simulator(dut)
         sim.add_clock(1e-8)
         sim.add_process(self.source)
-        sim.add_process(self.act)
+        for row in range(len(dut.acts)):
+            sim.add_process(partial(self.act, row=row))
         for bank in range(executor.config.weight_rows):
             sim.add_process(partial(self.weights, bank=bank))
         sim.add_testbench(self.monitor)
@@ -46,8 +49,8 @@ class Run:
                 pass
             ctx.set(self.dut.unit.i.valid, 0)
 
-    async def act(self, ctx):
-        act = self.dut.act
+    async def act(self, ctx, row):
+        act = self.dut.acts[row]
         pipe = [None] * (ACT_READ_LATENCY - 1)
         async for _, _, valid, addr in ctx.tick().sample(act.valid, act.addr):
             pipe.insert(0, addr if valid else None)
@@ -63,7 +66,8 @@ class Run:
 
     async def monitor(self, ctx):
         unit, acc = self.dut.unit, self.dut.acc
-        ctx.set(self.dut.act.ready, 1)
+        for act in self.dut.acts:
+            ctx.set(act.ready, 1)
         accepted = completed = 0
         for cycle in range(self.limit):
             if cycle in self.store_reads:
@@ -83,6 +87,10 @@ class Run:
             assert ctx.get(unit.idle) == (accepted == completed)
             accepted += ctx.get(unit.i.valid & unit.i.ready)
             completed = len(self.done)
+            # The memory: the first of two reads in a bank is served.
+            banks, values = self.executor.config.act_banks, [(ctx.get(act.valid), ctx.get(act.addr)) for act in self.dut.acts]
+            for n, (act, (_, addr)) in enumerate(zip(self.dut.acts, values)):
+                ctx.set(act.ready, not any(valid and (addr - other) % banks == 0 for valid, other in values[:n]))
             await ctx.tick()
         else:
             raise AssertionError(f"{len(self.done)} of {len(self.instructions)} instructions in {self.limit} cycles")
@@ -171,12 +179,36 @@ def test_no_bubble_between_passes_and_instructions(shape):
     (ErrorCode.ACC_RANGE, {"acc": 60, "per_block": 1, "hold": 1, "blocks": 5}),
     (ErrorCode.WEIGHT_RANGE, {"weights": 60, "blocks": 5}),
     (ErrorCode.WEIGHT_RANGE, {"weights": 65535}),
+    (ErrorCode.ACT_RANGE, {"start": 248, "ky_step": 9, "depthwise": 1, "stride_x": 1}),
+    (ErrorCode.ACT_CONFLICT, {"ky_step": 2, "depthwise": 1, "stride_x": 1}),
+    (ErrorCode.ILLEGAL_FIELD, {"depthwise": 1, "stride_x": 1, "slot": 1}),
+    (ErrorCode.ILLEGAL_FIELD, {"depthwise": 1}),
 ])  # fmt: skip
 def test_access_beyond_a_memory_stops_with_the_instruction(code, fields):
     rng = np.random.default_rng(9)
     run = Run(random_machine(small_engine(**SHAPES[0]), rng), [make(tile_cols=8), make(**fields), make()], rng)
     assert run.error == (code, 101)
     assert len(run.done) <= 1
+
+
+def test_depthwise_without_the_mode_is_illegal():
+    rng = np.random.default_rng(9)
+    run = Run(random_machine(small_engine(**SHAPES[-1]), rng), [make(), make(depthwise=1, stride_x=1), make()], rng)
+    assert run.error == (ErrorCode.ILLEGAL_FIELD, 101)
+
+
+@pytest.mark.parametrize("shape", [SHAPES[2], SHAPES[4]], ids=lambda shape: "-".join(map(str, shape.values())))
+def test_depthwise_passes_follow_without_bubble(shape):
+    """A 3 × 3 convolution of padding 1 whose rows share the padding between them."""
+    rng = np.random.default_rng(12)
+    config = small_engine(**shape)
+    groups = -(-3 // config.depthwise_rows)
+    layer = make(depthwise=1, per_block=1, blocks=2, tile_rows=4, tile_cols=5, stride_x=1, stride_y=1, dilation_y=1, x0=-1, y0=-1,
+                 in_height=4, in_width=5, gap=1, tail=2, row_step=7, ky_step=7, block_step=40, start=30, kernel_y=groups)  # fmt: skip
+    run = check(random_machine(config, rng), [layer, layer.replace(bank=1)], rng)
+    passes = 4 * groups
+    waits = 3 * (passes // 2) * (groups - 1)  # passes that add wait for the sums of the one before
+    assert run.done[-1][0] - run.done[0][0] <= passes // 2 * (4 * 6 + 2) + waits
 
 
 def test_padding_is_never_out_of_range():

@@ -11,13 +11,12 @@ from celosia.rtl.config import PRESETS
 from celosia.rtl.interfaces import ACT_READ_LATENCY, ACT_WRITE_LATENCY, HostSignature
 from celosia.rtl.memory import ActivationMemory, ParamMemory, ProgramMemory, WeightMemory
 
-SMALL = dataclasses.replace(PRESETS["test"], act_depth=32, weight_tiles=3, param_depth=8, program_depth=16)
+SMALL = dataclasses.replace(PRESETS["test"], depthwise_rows=0, act_depth=32, weight_tiles=3, param_depth=8, program_depth=16)
 WIDE = dataclasses.replace(
     PRESETS["mac256"], act_depth=48, weight_tiles=3, param_depth=9, program_depth=17, weight_rows=2, lanes=4
 )  # fmt: skip
 NARROW = dataclasses.replace(SMALL, cols=1, lanes=1, weight_rows=1)
 CONFIGS = [pytest.param(config, id=name) for name, config in (("small", SMALL), ("wide", WIDE), ("narrow", NARROW))]
-READERS = ("execute", "store", "load")
 
 
 def run(dut, *testbenches):
@@ -53,17 +52,18 @@ async def host_read(ctx, host, addr):
     return ctx.get(host.r_data)
 
 
-@pytest.mark.parametrize("banks", [1, 2, 4])
+@pytest.mark.parametrize("banks, image_rows", [(1, 0), (2, 2), (4, 3)])
 @pytest.mark.parametrize("rate", [0.3, 0.9], ids=["idle", "busy"])
-def test_activation_traffic_equals_the_model_and_is_served_in_the_order_of_priority(banks, rate):
-    config = dataclasses.replace(SMALL, act_banks=banks)
+def test_activation_traffic_equals_the_model_and_is_served_in_the_order_of_priority(banks, image_rows, rate):
+    config = dataclasses.replace(SMALL, act_banks=banks, depthwise_rows=image_rows)
+    readers = ("execute", *(f"execute{row}" for row in range(1, image_rows)), "store", "load")
     dut = ActivationMemory(config=config)
     rng = random.Random(banks * 100 + int(rate * 10))
     model = [[0] * config.rows for _ in range(config.act_depth)]
     seen = set()
 
     async def testbench(ctx):
-        reads = {unit: getattr(dut, f"read_{unit}") for unit in READERS}
+        reads = {unit: getattr(dut, f"read_{unit}") for unit in readers}
         writes = {unit: getattr(dut, f"write_{unit}") for unit in ("store", "load")}
         due = []  # (cycle, unit, value)
         landing = deque(maxlen=ACT_WRITE_LATENCY)  # addresses of writes that not every read sees yet
@@ -86,7 +86,7 @@ def test_activation_traffic_equals_the_model_and_is_served_in_the_order_of_prior
                 if valid:
                     addresses[unit] = addr
             busy = set()
-            for unit in READERS:
+            for unit in readers:
                 if unit in addresses:
                     bank = addresses[unit] % banks
                     assert ctx.get(reads[unit].ready) == (bank not in busy), (cycle, unit)
@@ -109,7 +109,7 @@ def test_activation_traffic_equals_the_model_and_is_served_in_the_order_of_prior
                     assert list(ctx.get(reads[unit].data)) == value, (cycle, unit)
 
     run(dut, testbench)
-    assert seen == {(unit, late) for unit in READERS for late in (False, True)} - {("execute", True)} | {
+    assert seen == {(unit, late) for unit in readers for late in (False, True)} - {("execute", True)} | {
         ("write store", False), ("write load", False), ("write load", True)
     }  # fmt: skip
 
@@ -133,7 +133,7 @@ def test_a_write_is_visible_to_a_read_after_its_latency():
             await ctx.tick()
             ctx.set(dut.write_load.valid, 0)
             await ctx.tick().repeat(ACT_WRITE_LATENCY - 1)
-            for unit in READERS:
+            for unit in ("execute", "store", "load"):
                 ctx.set(getattr(dut, f"read_{unit}").addr, addr)
             ctx.set(dut.read_execute.valid, 1)
             await ctx.tick().repeat(ACT_READ_LATENCY)

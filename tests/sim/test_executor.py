@@ -15,7 +15,7 @@ from celosia.tools.program import Port, Program
 TEST = PRESETS["test"]
 UNEVEN = EngineConfig(
     name="uneven", rows=8, cols=4, weight_rows=2, lanes=1, act_depth=512, act_banks=2, weight_tiles=64,
-    acc_depth=64, param_depth=64, tables=4, program_depth=64, unfold_streams=4,
+    acc_depth=64, param_depth=64, tables=4, program_depth=64, unfold_streams=4, depthwise_rows=2,
 )  # fmt: skip
 CONFIGS = [TEST, UNEVEN, PRESETS["mac64"]]
 
@@ -81,6 +81,41 @@ def execute_by_hand(config, i, act, acc, tiles):
                         acc[i.bank, entry] = ((new + (1 << 31)) % (1 << 32)) - (1 << 31)
 
 
+def depthwise_by_hand(config, i, act, acc, tiles):
+    """Run an EXECUTE with ``depthwise`` as the instruction set says, one multiplication after the other."""
+    touched = set()
+    rows, taps = config.depthwise_rows, config.depthwise_taps
+    width = i.tile_cols * i.stride_x + i.gap
+
+    def word(ky, kx, b, j, y, w):
+        while w >= width and y + 1 < i.tile_rows:
+            y, w = y + 1, w - width
+        if w >= width + i.tail:
+            return np.zeros(config.rows, int)  # the weights must be zero
+        iy, ix = i.y0 + y * i.stride_y + (ky * rows + j) * i.dilation_y, i.x0 + kx * i.dilation_x + w
+        if not (0 <= iy < i.in_height and 0 <= ix < i.in_width):
+            return np.full(config.rows, i.pad)
+        at = i.start + y * i.row_step + (ky * rows + j) * i.ky_step + kx * i.dilation_x + w + b * i.block_step
+        value = act[at % 65536].astype(int)
+        return value ^ -128 if i.unsigned else value
+
+    for number, (ky, kx, b) in enumerate(np.ndindex(i.kernel_y, i.kernel_x, i.blocks)):
+        tile = tiles[i.weights if i.hold else i.weights + number].astype(int)
+        for y, x in np.ndindex(i.tile_rows, i.tile_cols):
+            sums = np.zeros(config.cols, int)
+            for r in range(config.rows):
+                j, k = divmod(r, taps)
+                if j < rows:
+                    sums += tile[r] * word(ky, kx, b, j, y, x * i.stride_x + k)[i.slot * config.cols :][: config.cols]
+                else:
+                    sums += tile[r] * word(ky, kx, b, 0, y, x * i.stride_x)[r]
+            entry = i.acc + ((b if i.per_block else 0) * i.tile_rows + y) * i.tile_cols + x
+            old = acc[i.bank, entry].astype(int)
+            new = sums if entry not in touched and not i.accumulate else np.maximum(old, sums) if i.max else old + sums
+            touched.add(entry)
+            acc[i.bank, entry] = ((new + (1 << 31)) % (1 << 32)) - (1 << 31)
+
+
 def random_execute(config, rng):
     height, width, blocks = (int(n) for n in rng.integers(1, 6, 3))
     tile_rows, tile_cols = (int(n) for n in rng.integers(1, 4, 2))
@@ -125,6 +160,21 @@ def test_execute_equals_the_instruction_sets_text(config, seed):
     machine.run_execute(0, i)
     assert (machine.acc[0] == acc).all()
     assert (machine.act == before).all()
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, PRESETS["mac256"]], ids=lambda config: config.name)
+@pytest.mark.parametrize("seed", range(20))
+def test_depthwise_execute_equals_the_instruction_sets_text(config, seed):
+    rng = np.random.default_rng(seed)
+    steps = {"stride_x": int(rng.integers(1, 4)), "gap": int(rng.integers(0, 8)), "tail": int(rng.integers(0, 8))}
+    i = random_execute(config, rng).replace(
+        depthwise=1, slot=int(rng.integers(0, config.slots)), start=200, ky_step=2 * int(rng.integers(0, 8)) + 1, **steps
+    )
+    machine, tiles = random_machine(config, rng)
+    acc = machine.acc[0].copy()
+    depthwise_by_hand(config, i, machine.act[0], acc, tiles)
+    machine.run_execute(0, i)
+    assert (machine.acc[0] == acc).all()
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.name)
@@ -296,6 +346,10 @@ FILL = Instruction(Opcode.FILL, tiles=1, rows=1)
         (ErrorCode.RESERVED_BITS, EXECUTE.replace(signal_execute=1)),
         (ErrorCode.RESERVED_BITS, STORE.replace(wait_store=1)),
         (ErrorCode.ACT_RANGE, EXECUTE.replace(start=TEST.act_depth)),
+        (ErrorCode.ACT_RANGE, EXECUTE.replace(start=TEST.act_depth, depthwise=1, stride_x=1)),
+        (ErrorCode.ACT_CONFLICT, EXECUTE.replace(in_height=2, dilation_y=1, ky_step=2, depthwise=1, stride_x=1)),
+        (ErrorCode.ILLEGAL_FIELD, EXECUTE.replace(depthwise=1, stride_x=1, slot=1)),
+        (ErrorCode.ILLEGAL_FIELD, EXECUTE.replace(depthwise=1)),
         (ErrorCode.ACT_RANGE, STORE.replace(dest=TEST.act_depth)),
         (ErrorCode.ACT_RANGE, STORE.replace(operand=TEST.act_depth, combine=Combine.MIN)),
         (ErrorCode.ACT_RANGE, UNFOLD.replace(dest=TEST.act_depth)),
@@ -325,6 +379,13 @@ def test_errors_have_the_hardwares_code_and_the_instructions_number(code, instru
         machine.execute()
     assert caught.value.code == code
     assert caught.value.index == (2 if code == ErrorCode.TOKENS_LEFT else 1)
+
+
+def test_depthwise_needs_the_mode():
+    config = dataclasses.replace(TEST, depthwise_rows=0)
+    machine = Executor(config, program(config, EXECUTE.replace(depthwise=1, stride_x=1)))
+    with pytest.raises(GoldenError, match="ILLEGAL_FIELD: no depthwise mode"):
+        machine.execute()
 
 
 def test_padding_is_never_out_of_range():

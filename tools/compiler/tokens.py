@@ -21,7 +21,7 @@ def touched_words(instruction, config):
     ``act_depth``."""
     nothing = np.zeros(0, np.int64)
     if instruction.opcode == Opcode.EXECUTE:
-        address, inside = execute_reads(instruction)
+        address, inside = execute_reads(instruction, config)
         return np.concatenate([np.unique(address[inside]), config.act_depth + weight_tiles(instruction)]), nothing
     if instruction.opcode == Opcode.STORE:
         dest, operand = store_words(instruction)

@@ -122,7 +122,7 @@ class _Checker:
         words = []
         dest = np.zeros(0, int)
         if unit == 1:
-            address, inside = execute_reads(instruction)
+            address, inside = execute_reads(instruction, self.config)
             words.append(self._words(np.unique(address[inside]), "reads"))
             words.append(self._tiles(instruction))
         elif instruction.opcode == Opcode.FILL:
