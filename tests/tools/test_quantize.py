@@ -146,6 +146,7 @@ BAD = [
     (lambda: np.savez("data.npz", image=X), [], "input 'image' is not an input of the model (inputs: x)"),
     (lambda: Path("data.npz").unlink(), [], "data.npz: no such file"),
     (lambda: None, ["--held-back", 20], "input 'x' holds 20 samples, of which 20 cannot be held back: give at least 21"),
+    (lambda: None, ["--held-back", 0], "--held-back must be at least 1, not 0"),
     (lambda: None, ["-o", "float.onnx"], "-o must be another file than the model float.onnx"),
     (lambda: None, ["-o", "nowhere/int8.onnx"], "nowhere/int8.onnx: cannot be written: No such file or directory"),
     (lambda: None, ["--json", "nowhere/r.json"], "nowhere/r.json: cannot be written: No such file or directory"),

@@ -22,6 +22,8 @@ def run(options):
     """Quantise, report and write the model; it is written only if all of that went well."""
     if Path(options.output).exists() and Path(options.output).samefile(options.model):
         raise BadConfig(f"-o must be another file than the model {options.model}")
+    if options.held_back is not None and options.held_back < 1:
+        raise BadConfig(f"--held-back must be at least 1, not {options.held_back}")
     with status("preparing"):
         source = prepare(options.model)
     feed = read_inputs(options.calibration, [name for name, _, _ in source.inputs])

@@ -51,7 +51,8 @@ def scale_is_a_list(case):
     around = [*case.operation.inputs, *case.operation.outputs]
     makers = [maker for maker in case.features.graph.operations if set(maker.outputs) & set(around)]
     beside = [*makers, *(reader for name in around for reader in case.features.readers(name))]
-    scales = [one.operands.get("input_1", np.zeros(())) for one in beside if one.form in ("DequantizeLinear", "QuantizeLinear")]
+    beside = [one for one in beside if one.form in ("DequantizeLinear", "QuantizeLinear") and one.inputs]
+    scales = [one.operands.get("input_1", np.zeros(())) for one in beside]
     return any(scale.shape == (1,) for scale in scales) and case.values[-1].shape[-1:] != (1,)
 
 
