@@ -26,27 +26,42 @@ __all__ = ["FAMILIES", "accumulator_bounds", "transposed"]
 
 
 def weights_are_constant(operation, features):
-    """Weights must be constant."""
+    """Weights must be constant.
+
+    Store them as an initializer, through a DequantizeLinear: what computes them has to be folded before.
+    """
     return "w" in operation.operands
 
 
 def weights_are_8_bit(operation, features):
-    """Weights must be int8 or uint8, with a constant zero point."""
+    """Weights must be int8 or uint8, with a constant zero point.
+
+    Quantise them with weight_type=QInt8, as `celosia quantize` does.
+    """
     return operation.operands["w"].dtype in (np.int8, np.uint8)
 
 
 def bias_is_constant(operation, features):
-    """The bias must be constant, and so must scales and zero points."""
+    """The bias must be constant, and so must scales and zero points.
+
+    Store them as initializers; for a network that quantises while it runs, use `celosia quantize` on the float model instead.
+    """
     return len(operation.inputs) == 1
 
 
 def kernel_is_flat(operation, features):
-    """The kernel must have one or two spatial dimensions."""
+    """The kernel must have one or two spatial dimensions.
+
+    Take a three-dimensional convolution apart: one over two dimensions for each step of the third, and add them.
+    """
     return operation.operands["w"].ndim in (3, 4)
 
 
 def output_is_8_bit(operation, features):
-    """The result must be quantised to int8 or uint8."""
+    """The result must be quantised to int8 or uint8.
+
+    Put a QuantizeLinear and a DequantizeLinear behind it, as `celosia quantize` does.
+    """
     return "y_scale" in operation.operands and features.value(operation.output).is_quantised
 
 

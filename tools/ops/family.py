@@ -249,14 +249,20 @@ def read_zero_point(operation, prefix, tensor):
 
 
 def quantised_per_tensor(operation, features):
-    """Activations must have one constant scale and zero point for the whole tensor."""
+    """Activations must have one constant scale and zero point for the whole tensor.
+
+    Quantise activations per tensor, and only weights per channel, as `celosia quantize` does.
+    """
     named = [name for name in operation.operands if name.rpartition("_scale")[0] in ("x", "y", "a", "b")]
     known = all(features.value(name).is_quantised for name in operation.inputs)  # no computed scale among the inputs
     return known and all(operation.operands[name].size == 1 for name in named if name.endswith("_scale"))
 
 
 def first_dimension_is_one(operation, features):
-    """The first dimension of every tensor must be 1: the engine runs one inference at a time."""
+    """The first dimension of every tensor must be 1: the engine runs one inference at a time.
+
+    Export the model with a batch of 1, and feed as many inferences as there are.
+    """
     names = (*operation.inputs, *operation.outputs)
     return all(features.value(name).shape[:1] == (1,) for name in names)
 

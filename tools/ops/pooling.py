@@ -18,22 +18,34 @@ __all__ = ["FAMILIES", "average_scale", "float_error", "input_is_8_bit", "near_t
 
 
 def pool_is_flat(operation, features):
-    """Pooling must have one or two spatial dimensions."""
+    """Pooling must have one or two spatial dimensions.
+
+    Pool over two dimensions, then over the third.
+    """
     return len(features.value(operation.inputs[0]).shape) in (3, 4)
 
 
 def one_output(operation, features):
-    """The indices of the maxima must not be used."""
+    """The indices of the maxima must not be used.
+
+    Take the largest elements without their places, or let the host do it.
+    """
     return len(operation.outputs) == 1
 
 
 def input_is_8_bit(operation, features):
-    """The input must be quantised to int8 or uint8, with constant scales and zero points."""
+    """The input must be quantised to int8 or uint8, with constant scales and zero points.
+
+    Put a QuantizeLinear and a DequantizeLinear before it, as `celosia quantize` does.
+    """
     return len(operation.inputs) == 1 and features.value(operation.inputs[0]).is_quantised
 
 
 def channels_come_first(operation, features):
-    """The channels must be the second dimension (NCHW)."""
+    """The channels must be the second dimension (NCHW).
+
+    Export the model in NCHW, or with a Transpose before the pooling.
+    """
     return not operation.attributes.get("channels_last", 0)
 
 
