@@ -44,6 +44,8 @@ def run(graph, inputs, *, watch=None):
             acc = x + np.broadcast_to(node.bias, x.shape[1:2]).astype(np.int64)[:, None, None]
         if isinstance(node, ir.Pool):
             result = _pooling(node, x, tensor.zero_point)
+        elif isinstance(node, ir.Rearrange):
+            result = _rearranged(node, [values[name] for name in node.tensors])
         else:
             if combine and combine.op == Op.MUL:
                 acc = multiply(acc, 0, operand, combine.zero_point)
@@ -83,6 +85,18 @@ def _requantize(node, acc, scale):
     mantissa, shift = channel_params(np.broadcast_to(scale, (acc.shape[1],)))
     mantissa, shift = mantissa[:, None, None], shift[:, None, None]
     return requantize(acc, 0, mantissa, shift, node.zero_point, node.low, node.high)
+
+
+def _rearranged(node, sources):
+    result = np.broadcast_to(np.where(node.part < 0, node.index, 0), (len(sources[0]), *node.part.shape))
+    result = result.clip(node.low, node.high).astype(np.int8)
+    for part, x in enumerate(sources):
+        mantissa, shift = channel_params(np.float32(node.scales[part]))
+        taken = x.reshape(len(x), -1)[:, node.index[node.part == part]].astype(np.int64)
+        result[:, node.part == part] = requantize(
+            taken, -node.zeros[part], mantissa, shift, node.zero_point, node.low, node.high
+        )
+    return result
 
 
 def _windows(x, kernel, stride, dilation, pads, fill):

@@ -48,7 +48,7 @@ def lifetimes(schedule, outputs):
         if step.dest:
             touch(step.dest.buffer, index)
     for name in outputs:
-        touch(name, end)
+        touch(schedule.tiling.layout.placements[name].home, end)
     return lives
 
 

@@ -73,8 +73,8 @@ def emit(allocation, config, options):
         weights=images[0],
         params=images[1],
         tables=images[2],
-        inputs=tuple(_port(layout.placements[name], allocation.addresses[name]) for name in graph.inputs),
-        outputs=tuple(_port(layout.placements[name], allocation.addresses[name]) for name in names),
+        inputs=tuple(_port(layout.placements[name], allocation) for name in graph.inputs),
+        outputs=tuple(_port(layout.placements[name], allocation) for name in names),
         layers=_layers(schedule, graph),
         act_words=allocation.words,
     )
@@ -115,8 +115,9 @@ class _Encoder:
         return Instruction(step.opcode, **fields)
 
 
-def _port(placement, address):
+def _port(placement, allocation):
     tensor, view = placement.tensor, placement.view
+    address = allocation.addresses[placement.home] + placement.offset
     facts = {"name": tensor.name, "shape": tuple(tensor.shape), "unsigned": tensor.unsigned, "address": address}
     facts["batched"] = tensor.batched
     if placement.dense:
@@ -148,6 +149,7 @@ def _layers(schedule, graph):
             instructions=spans[number],
         )
         for number, node in enumerate(graph.nodes)
+        if number in spans  # a rearrangement may have nothing to move
     )
 
 

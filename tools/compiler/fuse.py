@@ -60,7 +60,7 @@ def _merge(node, copy):
     }
     combine = copy.combine
     if combine is not None:
-        if node.combine is not None or copy.table is not None or combine.op == Op.MUL:
+        if node.combine is not None or copy.table is not None or combine.op == Op.MUL or isinstance(node, ir.Rearrange):
             return None
         if node.output != copy.input:  # the operand in memory is the copy's own input
             combine = replace(combine, tensor=copy.input, k_result=combine.k_operand, k_operand=combine.k_result)

@@ -11,7 +11,7 @@ import numpy as np
 
 from celosia.rtl.isa import Combine as Op
 
-__all__ = ["Combine", "Conv", "ConvTranspose", "Copy", "Graph", "Node", "Pool", "Tensor"]
+__all__ = ["Combine", "Conv", "ConvTranspose", "Copy", "Graph", "Node", "Pool", "Rearrange", "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,6 +188,37 @@ class Copy(Node):
     combination. Same shape in and out."""
 
     bias: np.ndarray | int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rearrange(Node):
+    """Elements taken from one or several tensors, and constants.
+
+    ``part`` and ``index``, integers ``[channels, height, width]`` of the output, say where each element comes from: it is
+    element ``index``, counted in ``[channels, height, width]`` order, of tensor number ``part``; or, where ``part`` is −1, the int8
+    constant ``index``. An element ``x`` of part ``p`` becomes ``round_half_even((x - zeros[p]) * scales[p]) + zero_point``, clipped; a constant
+    stays what it is. ``scale`` is unused. Tensor 0 is ``input``, the others are ``more``.
+    """
+
+    part: np.ndarray
+    index: np.ndarray
+    scales: tuple  # float32 of each part
+    zeros: tuple
+    more: tuple = ()
+
+    @property
+    def tensors(self):
+        return (self.input, *self.more)
+
+    @property
+    def inputs(self):
+        return tuple(dict.fromkeys((*self.tensors, *super().inputs)))
+
+    @property
+    def keeps_values(self):
+        """Elements are moved only: not rescaled, clipped, looked up or combined."""
+        same = all(scale == 1 and zero == self.zero_point for scale, zero in zip(self.scales, self.zeros))
+        return same and (self.low, self.high) == (-128, 127) and self.table is None and self.combine is None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

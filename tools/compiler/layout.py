@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.tools.compiler.ir import Conv, Graph, Tensor
+from celosia.tools.compiler.ir import Conv, Graph, Rearrange, Tensor
+from celosia.tools.compiler.share import share
 from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Layout", "Placement", "Unfold", "View", "lay_out"]
@@ -52,12 +53,30 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a tensor lies in memory. ``view`` is None for dense tensors that can only be unfolded."""
+    """How a tensor lies in memory.
+
+    ``view`` is None for dense tensors that can only be unfolded. ``buffer`` is the tensor whose words it shares from word ``offset`` on, None
+    where it has a buffer of ``words`` of its own.
+    """
 
     tensor: Tensor
     kind: str
     words: int
     view: View | None
+    buffer: str | None = None
+    offset: int = 0
+
+    @property
+    def home(self):
+        """The buffer it lies in: its own, unless it is part of another tensor's."""
+        return self.buffer or self.tensor.name
+
+    def addresses(self, base):
+        """Return the words it takes up, in any order, if its buffer starts at word ``base``."""
+        if self.view is None:
+            return base + np.arange(self.words)
+        block, row, column = np.ogrid[: self.view.blocks, : self.view.height, : self.view.width]
+        return (base + self.offset + block * self.view.block_step + row * self.view.row_step + column).ravel()
 
     @property
     def dense(self):
@@ -96,6 +115,9 @@ class Layout:
         lines = []
         for name, place in self.placements.items():
             view = place.view
+            if place.buffer:
+                lines.append(f"{name}: in {place.home} from word {place.offset}, block_step {view.block_step} row_step {view.row_step}")
+                continue
             steps = f" block_step {view.block_step} row_step {view.row_step}" if view else ""
             lines.append(f"{name}: {place.kind}, {place.words} words{steps}")
         for name, unfold in self.unfolds.items():
@@ -114,6 +136,7 @@ def lay_out(graph, config, options):
     """
     graph, copies = _copy_inputs(graph, config)
     placements = {name: _place(tensor, name in graph.inputs, config) for name, tensor in graph.tensors.items()}
+    placements = share(graph, placements, config)
     unfolds = {}
     for node in graph.nodes:
         _check_limits(graph, node)
@@ -152,7 +175,7 @@ def _copy_inputs(graph, config):
     for name in graph.inputs:
         tensor = tensors[name]
         blocked = _is_blocked_when_dense(tensor, config.rows)
-        as_input = any(node.input == name and not isinstance(node, Conv) for node in graph.nodes) and not blocked
+        as_input = any(name in _plain_reads(node) for node in graph.nodes) and not blocked
         as_operand = any(node.combine and node.combine.tensor == name for node in graph.nodes) and (not blocked or tensor.unsigned)
         if as_input or as_operand:
             copy = f"{name} (blocked)"
@@ -163,10 +186,19 @@ def _copy_inputs(graph, config):
         changes = {}
         if node.input in renamed and not isinstance(node, Conv):
             changes["input"] = renamed[node.input]
+        if isinstance(node, Rearrange):
+            changes["more"] = tuple(renamed.get(name, name) for name in node.more)
         if node.combine and node.combine.tensor in renamed:
             changes["combine"] = dataclasses.replace(node.combine, tensor=renamed[node.combine.tensor])
         nodes.append(dataclasses.replace(node, **changes) if changes else node)
     return graph.replace(nodes=tuple(nodes), tensors=tensors), renamed.values()
+
+
+def _plain_reads(node):
+    """Return the tensors whose words the node reads by itself; a convolution's may be unfolded."""
+    if isinstance(node, Conv):
+        return ()
+    return node.tensors if isinstance(node, Rearrange) else (node.input,)
 
 
 def _identity(tensor, output):

@@ -13,6 +13,7 @@ from celosia.rtl.isa import Opcode
 from celosia.sim import numerics
 from celosia.tools.compiler.ir import Conv, Op, Pool
 from celosia.tools.compiler.layout import MAX_EXTENT, View
+from celosia.tools.compiler.rearrange import Moves
 from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Ref", "Schedule", "Step", "schedule"]
@@ -89,11 +90,16 @@ def schedule(tiling, config, options, *, slots=None):
     """
     slots = slots or options.unfold_slots
     placements = tiling.layout.placements
-    buffers = {name: placement.words for name, placement in placements.items()}
+    buffers = {name: place.words for name, place in placements.items() if place.home == name}
     tiles = {}
     steps = []
     bank = 0
     for work in tiling.works:
+        if isinstance(work, Moves):
+            for move in work.moves:
+                steps.extend(_move_steps(tiling.layout, work, move, bank))
+                bank ^= 1
+            continue
         builder = _Builder(tiling.layout, work, config, slots, buffers)
         ahead = 0
         for number, region in enumerate(work.regions):
@@ -111,7 +117,7 @@ class _Builder:
     """Makes the steps of one work."""
 
     def __init__(self, layout, work, config, slots, buffers):
-        self.graph = layout.graph
+        self.layout, self.graph = layout, layout.graph
         self.work, self.node, self.layer, self.config = work, work.node, work.layer, config
         self.input = self.graph.tensors[self.node.input]
         self.output = self.graph.tensors[self.node.output]
@@ -130,6 +136,11 @@ class _Builder:
             self.slot_words = max(self.unfolded_view(region).words for region in work.regions)
             self.ring = f"{self.node.output} (unfolded input)"
             buffers[self.ring] = self.slots * self.slot_words
+
+    def ref(self, name, offset=0):
+        """Return word ``offset`` of a tensor, wherever it lies."""
+        place = self.layout.placements[name]
+        return Ref(place.home, place.offset + offset)
 
     # Unfolding --------------------------------------------------------------------------------------------------------
 
@@ -194,7 +205,7 @@ class _Builder:
             stride_y = 1 if self.unfold.fold_y else self.stride[0]
             stride_x = 1 if self.unfold.fold_x else self.stride[1]
         else:
-            view, base = self.work.source, Ref(self.node.input)
+            view, base = self.work.source, self.ref(self.node.input)
             y0, x0 = self._origin(region)
             stride_y, stride_x = self.stride
         maximum = isinstance(self.node, Pool) and self.node.kind != "average"
@@ -269,7 +280,7 @@ class _Builder:
                 extra["table"] = node.table
             if node.combine:
                 fields |= {"combine": node.combine.op, "combine_low": node.combine.low, "combine_high": node.combine.high}
-                extra["operand"] = Ref(node.combine.tensor, self._operand(first, region, fields))
+                extra["operand"] = self.ref(node.combine.tensor, self._operand(first, region, fields))
                 if node.combine.op == Op.ADD:
                     extra["add"] = (node.combine.k_result, node.combine.k_operand, node.combine.k_zero)
                 elif node.combine.op == Op.MUL:
@@ -278,7 +289,7 @@ class _Builder:
                 opcode=Opcode.STORE,
                 layer=self.layer,
                 fields=fields,
-                dest=Ref(node.output, offset),
+                dest=self.ref(node.output, offset),
                 params=params,
                 **extra,
             )
@@ -325,6 +336,51 @@ def _near(at, extent):
     if extent <= MAX_EXTENT and at <= MAX_EXTENT:
         return at, extent
     return min(at, 0), max(0, min(extent - max(at, 0), MAX_EXTENT))
+
+
+def _move_steps(layout, work, move, bank):
+    """Yield the EXECUTEs and the STORE of a :class:`~celosia.tools.compiler.rearrange.Move`.
+
+    The blocks are those of ``per_block``. Rows and columns of the walk are no coordinates: every word counts as inside the map.
+    """
+    node, layer = work.node, work.layer
+    blocks, rows, columns = move.sizes
+    home = layout.placements[node.output].home
+    size = {"tile_rows": rows, "tile_cols": columns, "blocks": blocks, "bank": bank}
+    for order, tap in enumerate(move.taps):
+        place = layout.placements[tap.tensor] if tap.tensor else None
+        block_step, row_step, column_step = tap.steps
+        fields = {
+            "kernel_y": 1,
+            "kernel_x": 1,
+            "in_height": 1 if place else 0,  # without a source, all is padding
+            "in_width": (columns - 1) * column_step + 1,
+            "stride_x": column_step,
+            "row_step": row_step & ADDRESS_MASK,
+            "block_step": block_step & ADDRESS_MASK,
+            "unsigned": int(bool(place) and place.dense and place.tensor.unsigned),
+            "hold": 1,
+            "per_block": 1,
+            "accumulate": int(order > 0),
+            **size,
+        }
+        source = Ref(place.home, tap.start) if place else Ref(home, move.start)
+        yield Step(opcode=Opcode.EXECUTE, layer=layer, fields=fields, source=source, weights=tap.weights)
+    block_step, row_step, column_step = move.steps
+    fields = {
+        "row_step": row_step & ADDRESS_MASK,
+        "block_step": block_step & ADDRESS_MASK,
+        "col_step": column_step,
+        "slot": move.slot,
+        "zero_point": node.zero_point,
+        "low": node.low,
+        "high": node.high,
+        "use_table": int(node.table is not None),
+        **size,
+    }
+    yield Step(
+        opcode=Opcode.STORE, layer=layer, fields=fields, dest=Ref(home, move.start), params=move.params, table=node.table
+    )
 
 
 def _folded_bias(graph, node, tensor):

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool
+from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool, Rearrange
 from celosia.tools.compiler.layout import View
 from celosia.tools.compiler.phases import phases
+from celosia.tools.compiler.rearrange import rearrange
 from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Chunk", "Column", "Group", "Region", "Tiling", "Work", "tile"]
@@ -112,6 +113,14 @@ class Work:
                     total += column.passes * pixels
         return total
 
+    def dump(self):
+        first = self.regions[0]
+        columns = [column for group in self.groups for column in group.columns]
+        return (
+            f"{self.node.name} ({self.node.operator}): {len(self.regions)} regions of up to {first.height}×{first.width}, "
+            f"{len(columns)} column tiles in {len(self.groups)} groups, {columns[0].passes} passes"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tiling:
@@ -122,15 +131,7 @@ class Tiling:
 
     def dump(self):
         """Return the tiling as text."""
-        lines = []
-        for work in self.works:
-            first = work.regions[0]
-            columns = [column for group in work.groups for column in group.columns]
-            lines.append(
-                f"{work.node.name} ({work.node.operator}): {len(work.regions)} regions of up to {first.height}×{first.width}, "
-                f"{len(columns)} column tiles in {len(work.groups)} groups, {columns[0].passes} passes"
-            )
-        return "\n".join(lines)
+        return "\n".join(work.dump() for work in self.works)
 
 
 def tile(layout, config, options):
@@ -167,6 +168,8 @@ def _phase_of(view, phase, stride):
 
 
 def _tile_node(layer, node, dest, operand, layout, config, options):
+    if isinstance(node, Rearrange):
+        return rearrange(layer, node, layout.placements, config)
     source = layout.placements[node.input].view
     unfold = layout.unfolds.get(node.output)
     if source is not None and _is_pointwise(node) and source.height * source.width == dest.height * dest.width:

@@ -45,7 +45,8 @@ def verify(emission, config):
             checker.step(step.reads, step.dest.buffer if step.dest else tiles)
     checker.end()
     for port in emission.program.outputs:
-        checker.expect_owner(np.r_[_range(allocation, port.name)], port.name, "the host")
+        place = schedule.tiling.layout.placements[port.name]
+        checker.expect_owner(place.addresses(allocation.addresses[place.home]), place.home, "the host")
 
 
 def verify_tokens(instructions, config):
