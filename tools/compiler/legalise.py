@@ -42,8 +42,11 @@ OPERANDS = {
 }
 """Names of the inputs of the operators that do not stand between DequantizeLinear and QuantizeLinear."""
 
-MOVES = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-"""Operators that only move elements, whatever their type."""
+MOVES = (
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape", "Resize", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample",
+)  # fmt: skip
+"""Operators that only move elements, whatever their type: if their other operands are constant, and Resize takes the nearest."""
 
 ELEMENTWISE = frozenset(
     """Abs Acos Acosh Add Asin Asinh Atan Atanh BiasGelu Cast Ceil Celu Clip Cos Cosh Div Elu Erf Exp FastGelu Floor Gelu HardSigmoid
@@ -80,7 +83,8 @@ def legalise(source):
         if node.op_type == "QuantizeLinear":
             operation = islands.find(node) or weighted.find(node, islands.producers, constants)
         operation = operation or _single(node, constants)
-        operations.append(replace(operation, **origins.find(operation)))
+        for part in _outputs(operation):
+            operations.append(replace(part, **origins.find(part)))
     header = onnx.ModelProto()
     header.CopyFrom(model)
     header.ClearField("graph")
@@ -151,9 +155,23 @@ def _attributes(node):
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def _outputs(operation):
+    """Return an operation for each output of a Split: each is a slice of its own."""
+    if operation.form != "Split":
+        return (operation,)
+    return tuple(replace(operation, outputs=(name,)) for name in operation.outputs)
+
+
+def _operand_names(node):
+    if node.op_type == "QLinearConcat":
+        parts = range((len(node.input) - 2) // 3)
+        return ("y_scale", "y_zero_point", *(f"x{part}{name}" for part in parts for name in ("", "_scale", "_zero_point")))
+    return OPERANDS.get(node.op_type, ())
+
+
 def _single(node, constants):
     """Return the operation of one node on its own."""
-    names = OPERANDS.get(node.op_type, ())
+    names = _operand_names(node)
     operands = {
         names[position] if position < len(names) else f"input_{position}": numpy_helper.to_array(constants[name])
         for position, name in enumerate(node.input)
@@ -212,6 +230,8 @@ class _Islands:
             form = "Unary"
         elif len(inner) == 1 and main.op_type in SANDWICHES:
             form = SANDWICHES[main.op_type]
+        elif all(node.op_type in MOVES for node in inner):
+            form = "FloatMove"
         else:
             return None
         operands = {}
@@ -245,7 +265,7 @@ class _Islands:
         if node.op_type == "DequantizeLinear":
             sources[node.output[0]] = node
             return all(constant in self.constants for constant in node.input[1:]) and node.input[0] not in self.constants
-        known = node.op_type in ELEMENTWISE or node.op_type in SANDWICHES
+        known = node.op_type in ELEMENTWISE or node.op_type in SANDWICHES or node.op_type in MOVES
         return known and len(node.output) == 1 and all(self._collect(one, nodes, sources) for one in node.input)
 
     def _is_scalar(self, node, sources):
@@ -265,11 +285,12 @@ class _Origins:
     def find(self, operation):
         """Return the fields ``sources`` and ``operator`` of ``operation`` in the user's terms."""
         seen, waiting = {}, [name for name in operation.outputs if name in self.producers]
+        kept = self.kept - {name for node in operation.nodes for name in node.output}
         while waiting:
             node = self.producers.get(waiting.pop())
             if node is not None and node.name not in seen:
                 seen[node.name] = node
-                waiting.extend(name for name in node.input if name not in self.kept or name not in self.producers)
+                waiting.extend(name for name in node.input if name not in kept or name not in self.producers)
         inner = [node for node in seen.values() if node.op_type not in ("QuantizeLinear", "DequantizeLinear")]
         named = next((node for node in inner if node.name == operation.name), inner[-1] if len(inner) == 1 else None)
         operator = named.op_type if named is not None else operation.operator
@@ -294,6 +315,10 @@ def _quantisation(graph):
         if operation.form == "QLinearAdd":
             activations = [prefix for prefix in ("a", "b") if prefix not in operation.operands]
             for name, prefix in zip(operation.inputs, activations):
+                note(name, operation, prefix)
+        elif operation.form == "QLinearConcat":
+            parts = [f"x{n}" for n in range(len(operation.operands)) if f"x{n}_scale" in operation.operands]
+            for name, prefix in zip(operation.inputs, (part for part in parts if part not in operation.operands)):
                 note(name, operation, prefix)
         elif operation.inputs:
             prefix = "" if operation.form == "DequantizeLinear" else "x_"

@@ -12,6 +12,8 @@ from onnx import helper
 
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.graph import references
+from celosia.tools.ops.elements import rearranged
+from celosia.tools.ops.family import Lowered
 from celosia.tools.program import HostSegment
 
 __all__ = ["Partition", "host_reason", "partition"]
@@ -85,11 +87,12 @@ def _dump(segment):
 
 @dataclass(frozen=True)
 class _Item:
-    """An operation on the host, or on the engine if it has a node."""
+    """An operation on the host, or on the engine if it has a node, which makes the tensor."""
 
     operation: object
     decision: object
     node: object = None
+    tensor: object = None
 
 
 def _reads(item):
@@ -109,15 +112,17 @@ def _needed(graph, decisions):
         decision = by_output.get(name)
         if decision is None or (not decision.operation.inputs and name not in graph.outputs):
             continue
-        # A reshaped result leaves the engine under its own name; fusing makes that free.
-        renaming = None if for_engine else _renaming(decision, by_output, readers, graph)
+        # A rearranged result leaves the engine in its own order and under its own name.
+        made = None if for_engine else _leaving(decision, by_output, readers, graph)
         # What the engine reads of the engine lies as its readers expect; the host needs the plain order.
         on_engine = decision.lowered is not None and not decision.is_view and (for_engine or decision.lowered.view.is_plain)
-        on_engine = on_engine or renaming is not None
+        on_engine = on_engine or made is not None
         side = engine if on_engine else host
         place = position[id(decision)]
         if place not in side:
-            side[place] = _Item(decision.operation, decision, renaming or (decision.lowered.node if on_engine else None))
+            lowered = made or decision.lowered
+            node, tensor = (lowered.node, lowered.view.tensor) if on_engine else (None, None)
+            side[place] = _Item(decision.operation, decision, node, tensor)
             waiting.extend((name, on_engine) for name in _reads(side[place]))
     return [host[place] for place in sorted(host)], [engine[place] for place in sorted(engine)]
 
@@ -133,15 +138,29 @@ def _readers(decisions):
     return count
 
 
-def _renaming(decision, by_output, readers, graph):
-    """Return a node that gives a reshaped result its name, if it is all that becomes of that result; else None."""
-    if not decision.is_view or not decision.lowered.view.is_plain:
+def _leaving(decision, by_output, readers, graph):
+    """Return the :class:`Lowered` that gives elements of an engine's tensor the order the host expects; None where the host can do it.
+
+    A copy, which fusing makes free, if only the name changes and nothing else becomes of the tensor; else a rearrangement, unless
+    it takes the array apart.
+    """
+    if not decision.is_view:
         return None
     view, operation = decision.lowered.view, decision.operation
     root = by_output.get(view.tensor.name)
-    if root is None or root.lowered is None or root.is_view or readers[view.tensor.name] > 1 or view.tensor.name in graph.outputs:
+    passing = view.tensor.name in graph.inputs and operation.output in graph.outputs  # nobody else would do it
+    if not passing and (root is None or root.lowered is None or root.is_view):
         return None
-    return ir.Copy(
+    if passing or not view.is_plain or readers[view.tensor.name] > 1 or view.tensor.name in graph.outputs:
+        elements = view.elements
+        if not elements.is_cheap:
+            return None
+        tensor, index, node = rearranged(elements, operation, operation.output)
+        return Lowered(view=replace(view, tensor=tensor, index=index), node=node)
+    shape = graph.values[operation.output].shape
+    batched = shape[:1] == (1,)
+    tensor = replace(view.tensor, name=operation.output, shape=tuple(shape[batched:]), batched=batched)
+    node = ir.Copy(
         name=operation.name,
         operator=operation.operator,
         sources=operation.sources,
@@ -150,6 +169,7 @@ def _renaming(decision, by_output, readers, graph):
         scale=np.ones(view.tensor.channels, np.float32),
         zero_point=0,
     )
+    return Lowered(view=replace(view, tensor=tensor), node=node)
 
 
 def _constant(graph):
@@ -175,21 +195,11 @@ def _engine_segment(graph, items, wanted, position, tensors):
     inputs = tuple(dict.fromkeys(name for item in items for name in item.node.inputs if name not in made))
     return ir.Graph(
         name=f"{graph.file}#{position}",
-        tensors={name: tensors[name] for name in inputs} | {item.operation.output: _tensor(graph, item) for item in items},
+        tensors={name: tensors[name] for name in inputs} | {item.operation.output: item.tensor for item in items},
         nodes=tuple(item.node for item in items),
         inputs=inputs,
         outputs=tuple(name for name in made if name in wanted),
     )
-
-
-def _tensor(graph, item):
-    """Return the tensor an item makes; one that only has a new name has a new shape as well."""
-    tensor, name = item.decision.lowered.view.tensor, item.operation.output
-    if tensor.name == name:
-        return tensor
-    shape = graph.values[name].shape
-    batched = shape[:1] == (1,)
-    return replace(tensor, name=name, shape=tuple(shape[batched:]), batched=batched)
 
 
 def _host_segment(graph, items, wanted, position, tensors):

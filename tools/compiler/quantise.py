@@ -1,7 +1,8 @@
 """Lower each quantised operation to a node of the engine, or find the sentence why it runs on the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from celosia.tools.compiler.graph import Operation
 from celosia.tools.compiler.reasons import refusal
 from celosia.tools.ops import FORMS, Features, Lowered, Refused
 from celosia.tools.ops.family import sentence, suggestion
@@ -56,10 +57,32 @@ def quantise(graph):
             advice = refusal.suggestion or ADVICE
             decisions.append(Decision(operation=operation, reason=str(refusal), suggestion=advice))
             continue
+        finally:
+            decisions.extend(_further(lowered) for lowered in features.extra)
+            features.extra.clear()
         features.views[operation.output] = lowered.view
         decisions.append(Decision(operation=operation, lowered=lowered))
-    tensors = {view.tensor.name: view.tensor for view in features.views.values()}
+    moved = {lowered.view.tensor.name: lowered for lowered in features.moved.values()}
+    decisions = [_in_order(decision, moved) for decision in decisions]
+    views = (*features.views.values(), *(decision.lowered.view for decision in decisions if decision.lowered))
+    tensors = features.inputs | {view.tensor.name: view.tensor for view in views}
     return Quantised(decisions=tuple(decisions), tensors=tensors)
+
+
+def _further(lowered):
+    """Return the decision for a tensor that no operation of the model makes under this name."""
+    node = lowered.node
+    operation = Operation(
+        name=node.name, operator=node.operator, form="Rearrange", inputs=node.inputs, outputs=(node.output,), sources=()
+    )
+    return Decision(operation=operation, lowered=lowered)
+
+
+def _in_order(decision, moved):
+    """Return the decision with the view replaced by a node, if an operation needs the value in plain order."""
+    if decision.is_view and decision.operation.output in moved:
+        return replace(decision, lowered=replace(moved[decision.operation.output], note=decision.lowered.note))
+    return decision
 
 
 def _lower(operation, features):

@@ -117,12 +117,18 @@ def _slot_moves(node, placements, config, slot):
     owner, word, lane = _sources(node, part, index, placements, config)
     words = dest.offset + _grid_words(dest.view)
     # A column's word is known by the first column that has the same one.
-    first = np.where(part >= 0, np.argmax((word[:, :, None] == word[:, None]) & (owner[:, :, None] == owner[:, None]), axis=2), -1)
+    first = np.where(
+        part >= 0, np.argmax((word[:, :, None] == word[:, None]) & (owner[:, :, None] == owner[:, None]), axis=2), -1
+    )
     keys = np.concatenate([first, lane, part, np.where(part == -1, index, 0)], axis=1).astype(np.int16)
     real = part > -2
     moved = real.any(axis=1)
     if node.keeps_values:
-        home = [place for place, name in enumerate(node.tensors) if placements[name].home == dest.home and not _flips(placements[name])]
+        home = [
+            place
+            for place, name in enumerate(node.tensors)
+            if placements[name].home == dest.home and not _flips(placements[name])
+        ]
         own = np.isin(part, home) & (word == words.reshape(-1, 1)) & (lane == slot * config.cols + np.arange(config.cols))
         moved &= ~(own | ~real).all(axis=1)
     _, inverse = np.unique(np.ascontiguousarray(keys).view(f"V{keys.shape[1] * 2}").ravel(), return_inverse=True)
@@ -229,7 +235,7 @@ def cover(mask, sources, dest, limit):
     """
     left = mask.copy()
     boxes = []
-    walks = [levels for levels in itertools.permutations((None, 0, 1, 2), 3) if _is_useful(levels, mask.shape)]
+    walks = [levels for levels in itertools.permutations((0, 1, 2, None), 3) if _is_useful(levels, mask.shape)]
     while left.any():
         origin = np.unravel_index(int(left.argmax()), left.shape)
         best, most = None, 0
@@ -244,10 +250,7 @@ def cover(mask, sources, dest, limit):
 
 def _is_useful(levels, shape):
     """Whether a choice of axes for the levels is one of those to try: outer levels are used before axes are left out."""
-    blocks, rows, columns = levels
-    return rows is not None and blocks is not None and all(axis is None or axis == 2 or shape[axis] > 1 for axis in levels) or (
-        levels == (None, 1, 2)
-    )
+    return levels == (0, 1, 2) or (None not in levels[:2] and all(axis is None or shape[axis] > 1 for axis in levels))
 
 
 def _grow(left, words, origin, levels, limit):

@@ -67,7 +67,9 @@ def _written_words(node, part, placements, config):
     # Bytes beyond its channels are written as well: nobody else's may be there.
     blocks, out_blocks = own // config.rows, channel // config.rows
     rest, out_rest = tensor.channels - blocks * config.rows, out.tensor.channels - out_blocks * config.rows
-    if (own % config.rows != channel % config.rows).any() or (np.minimum(rest, config.rows) < np.minimum(out_rest, config.rows)).any():
+    if (own % config.rows != channel % config.rows).any() or (
+        np.minimum(rest, config.rows) < np.minimum(out_rest, config.rows)
+    ).any():
         return None
     words = _words(out, channel, row, column, config).reshape(tensor.channels, tensor.height, tensor.width)
     return _by_block(words, config)

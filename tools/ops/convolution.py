@@ -10,6 +10,7 @@ import numpy as np
 
 from celosia.sim.numerics import channel_params
 from celosia.tools.compiler import ir
+from celosia.tools.ops.elements import map_size
 from celosia.tools.ops.family import (
     Family,
     Lowered,
@@ -137,7 +138,10 @@ def _node(operation, view, output, weight, *, kind=ir.Conv, scale=None, **shape)
 
 def lower_convolution(operation, features):
     """Lower ``QLinearConv``; a 1-D convolution is one of height 1."""
-    view = features.map(operation.inputs[0], "x", operation)
+    name = operation.inputs[0]
+    view = features.view(name)
+    if not view.is_channels_last or read_zero_point(operation, "x", view.tensor) != view.tensor.zero_point:
+        view = features.map(name, "x", operation, padded=view.pad_value == view.tensor.zero_point)
     weight = centred_weights(operation, axis=0)
     if weight.ndim == 3:
         weight = weight[:, :, None, :]
@@ -145,14 +149,14 @@ def lower_convolution(operation, features):
     shape = features.value(operation.output).shape
     height, width = ((1,) + tuple(shape[2:]))[-2:]
     group = operation.attributes.get("group", 1)
-    if tensor.channels != weight.shape[1] * group:
-        raise Refused("The engine reads feature maps as they were computed, and this input is a rearranged one.")
-    size = (tensor.height + view.pads[0] + view.pads[2], tensor.width + view.pads[1] + view.pads[3])
+    _, *size = map_size(view.index.shape)
+    size = (size[0] + view.pads[0] + view.pads[2], size[1] + view.pads[1] + view.pads[3])
     stride, dilation, pads = padding(operation, size, weight.shape[2:], (height, width))
-    if view.is_padded:
-        if view.pad_value != tensor.zero_point:
-            raise Refused("The engine pads with the zero point of the input, and the Pad before it has another value.")
-        pads = tuple(inner + outer for inner, outer in zip(pads, view.pads))
+    pads = tuple(inner + outer for inner, outer in zip(pads, view.pads))
+    if tensor.channels != weight.shape[1] * group:  # channels side by side are taps of one channel
+        channels = weight.shape[1]
+        weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), 1, weight.shape[2], -1)
+        stride, pads = (stride[0], stride[1] * channels), (pads[0], pads[1] * channels, pads[2], pads[3] * channels)
     output = features.output(operation, channels=len(weight), height=height, width=width)
     node = _node(operation, view, output, weight, stride=stride, dilation=dilation, pads=pads, group=group)
     return Lowered(node=node, view=output)
@@ -160,9 +164,7 @@ def lower_convolution(operation, features):
 
 def lower_transposed(operation, features):
     """Lower ``ConvTranspose``; a 1-D one is one of height 1. ONNX Runtime adds up in float32, Celosia exactly."""
-    view = features.map(operation.inputs[0], "x", operation)
-    if view.is_padded:
-        raise Refused("The engine folds Pad into a convolution or pooling only.")
+    view = features.map(operation.inputs[0], "x", operation, padded=False)
     shape = features.value(operation.output).shape
     height, width = ((1,) + tuple(shape[2:]))[-2:]
     fields, scale = transposed(operation, (view.tensor.height, view.tensor.width), (height, width))
@@ -211,10 +213,9 @@ def _limits(operation, tensor):
 
 def lower_product(operation, features):
     """Lower ``QGemm`` and ``QLinearMatMul``: the rows of the matrix are pixels, or one row is a whole feature map."""
-    view = features.view(operation.inputs[0])
+    name = operation.inputs[0]
+    view = features.rearrange(name) if features.view(name).is_padded else features.view(name)
     tensor, attributes, index = view.tensor, operation.attributes, view.index
-    if view.is_padded:
-        raise Refused("The engine folds Pad into a convolution or pooling only.")
     if attributes["x_transposed"] and index.ndim > 1:
         index = index.swapaxes(-1, -2)
     weight = _matrix(operation)
@@ -222,22 +223,24 @@ def lower_product(operation, features):
     rows = index.reshape(-1, length)
     pixels = tensor.height * tensor.width
     shape = features.value(operation.output).shape
-    if len(rows) == 1 and length == tensor.elements:
+    is_rows = rows.shape == (pixels, tensor.channels) and (rows == np.arange(tensor.elements).reshape(-1, pixels).T).all()
+    if len(rows) == 1 and length == tensor.elements == len(np.unique(rows)):
         kernel = np.zeros((len(weight), length), weight.dtype)
         kernel[:, rows[0]] = weight
         kernel = kernel.reshape(len(weight), tensor.channels, tensor.height, tensor.width)
         output = features.output(operation, channels=len(weight), height=1, width=1)
-    elif rows.shape == (pixels, tensor.channels) and (rows == np.arange(tensor.elements).reshape(-1, pixels).T).all():
-        if view.tensor.name in features.inputs and tensor.width > 1 and not tensor.matrix:
-            raise Refused("What comes from the host is rearranged there.")
+    elif is_rows and (tensor.width == 1 or attributes["swapped"]):
         kernel = weight[:, :, None, None]
         size = {"channels": len(weight), "height": tensor.height, "width": tensor.width}
         made = features.tensor(operation.output, **size, matrix=not attributes["swapped"])
         order = np.arange(made.elements).reshape(len(weight), -1, shape[-1] if attributes["swapped"] else 1)
         order = order.swapaxes(0, 1) if attributes["swapped"] else order.transpose(1, 0, 2)
         output = View(tensor=made, index=order.reshape(shape))
-    else:
+    elif attributes["x_transposed"] or features.value(name).shape[-1] != length:
         raise Refused("The engine multiplies the channels of each pixel, or a whole map; this input is neither.")
+    else:
+        features.rearrange(name, matrix=True)
+        return lower_product(operation, features)
     return Lowered(node=_node(operation, view, output, kernel), view=output)
 
 

@@ -61,7 +61,7 @@ def lower_unary(operation, features):
     """Lower any function of one tensor: a table of 256 entries, whatever the order of the elements."""
     view = features.view(operation.inputs[0])
     if view.is_padded:
-        raise Refused("The engine folds Pad into a convolution or pooling only.")
+        view = features.rearrange(operation.inputs[0])
     output = _like(operation, features, view)
     table = unary_table(operation, features)
     if (table == IDENTITY).all():
@@ -71,12 +71,7 @@ def lower_unary(operation, features):
 
 def lower_addition(operation, features):
     """Lower ``QLinearAdd``: a copy of the first operand that adds the second; fusing moves the addition into the producer."""
-    first, second = (features.view(name) for name in operation.inputs)
-    same = first.tensor.channels, first.tensor.height, first.tensor.width
-    if same != (second.tensor.channels, second.tensor.height, second.tensor.width) or first.is_padded or second.is_padded:
-        raise Refused("Both operands must lie in the same order: one of them is rearranged first.")
-    if (first.index != second.index).any():
-        raise Refused("Both operands must lie in the same order: one of them is rearranged first.")
+    first, second = features.alike(operation.inputs)
     solved = _solve(operation, features, first.tensor.unsigned)
     if solved is None:
         raise Refused("No fixed-point constants of the engine give ONNX Runtime's sum for all 65,536 pairs of operands.")

@@ -6,12 +6,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from celosia.tools.compiler import ir
+from celosia.tools.ops.elements import Elements, map_size, rearranged
 
-__all__ = ["Family", "Features", "Lowered", "Refused", "View", "first_dimension_is_one", "padding", "quantised_per_tensor", "read_zero_point", "sentence", "suggestion", "transposed_padding"]
+__all__ = [
+    "Family",
+    "Features",
+    "Lowered",
+    "Refused",
+    "View",
+    "first_dimension_is_one",
+    "padding",
+    "quantised_per_tensor",
+    "read_zero_point",
+    "sentence",
+    "suggestion",
+    "transposed_padding",
+]
 
 
 PRODUCTS = ("QGemm", "QLinearMatMul")
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+MAX_EXTENT, MAX_STRIDE = 4095, 15  # of rows and columns that an instruction reads
 IN_PLACE = ("QLinearAdd", "QLinearLeakyRelu", "QLinearSigmoid", "Unary")
 
 
@@ -89,6 +104,25 @@ class View:
     def is_padded(self):
         return any(self.pads)
 
+    @property
+    def is_channels_last(self):
+        """The value is a map ``[1, C, H, W]`` whose channels lie side by side in a tensor ``1 × H × (W · C)``."""
+        tensor, shape = self.tensor, self.index.shape
+        if len(shape) != 4 or (tensor.channels, tensor.height, tensor.width) != (1, shape[2], shape[3] * shape[1]):
+            return False
+        return bool((self.index.transpose(0, 2, 3, 1).ravel() == np.arange(tensor.elements)).all())
+
+    @property
+    def elements(self):
+        """The :class:`Elements` of the value, padding as constants."""
+        index = self.index
+        top, left, bottom, right = self.pads
+        if self.is_padded:
+            pads = ((top, bottom), (left, right))[-(index.ndim - 2) :]
+            index = np.pad(index, ((0, 0), (0, 0), *pads), constant_values=-1)
+        outside = index < 0
+        return Elements(tensors=(self.tensor,), part=-outside.astype(int), index=np.where(outside, self.pad_value, index))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lowered:
@@ -104,11 +138,18 @@ class Lowered:
 
 @dataclass(kw_only=True, eq=False)
 class Features:
-    """The values the engine has so far: :class:`View` by name. Others become ``inputs`` of the engine when they are asked for."""
+    """The values the engine has so far: :class:`View` by name. Others become ``inputs`` of the engine, tensors by name, when
+    they are asked for.
+
+    ``moved`` holds the :class:`Lowered` of values that were views until an operation needed them in another order. ``extra`` are further ones
+    that have to be computed before the present operation: a value in a second order, or requantised.
+    """
 
     graph: object
     views: dict = field(default_factory=dict)
-    inputs: set = field(default_factory=set)
+    inputs: dict = field(default_factory=dict)
+    moved: dict = field(default_factory=dict)
+    extra: list = field(default_factory=list)
 
     def __post_init__(self):
         self._consumers = self.graph.consumers()
@@ -131,19 +172,55 @@ class Features:
         """
         if name not in self.views:
             self.views[name] = self._input(name)
-            self.inputs.add(name)
+            self.inputs[name] = self.views[name].tensor
         return self.views[name]
 
-    def map(self, name, prefix, operation):
-        """Return the view of ``name``, which has to be a whole feature map with the zero point ``operation`` reads it with."""
+    def map(self, name, prefix, operation, *, padded=True):
+        """Return the view of ``name`` as a whole feature map with the zero point ``operation`` reads it with.
+
+        What lies in another order, or has padding that ``operation`` cannot fold, is rearranged first.
+        """
         view = self.view(name)
         size = view.tensor.channels, view.tensor.height, view.tensor.width
-        shape = view.index.shape[1:]
-        if not view.is_map or (shape if len(shape) == 3 else (*shape[:1], 1, *shape[1:])) != size:
-            raise Refused("The engine reads feature maps as they were computed, and this input is a rearranged one.")
+        if not view.is_map or map_size(view.index.shape) != size or (view.is_padded and not padded):
+            view = self.rearrange(name)
         if read_zero_point(operation, prefix, view.tensor) != view.tensor.zero_point:
             raise Refused("The engine reads a tensor with the zero point it was quantised with.")
         return view
+
+    def alike(self, names):
+        """Return views of values of one shape whose elements lie in the same order in tensors of the same size, rearranged if need be."""
+        views = [self.view(name) for name in names]
+        if all(_same_places(view, views[0]) for view in views):
+            return views
+        matrix = any(_is_laid_out(view, True) for view in views)
+        if not matrix and not any(_is_laid_out(view, False) for view in views):
+            matrix = any(self._matrix_use(name) == "rows" for name in names)
+        return [view if _is_laid_out(view, matrix) else self.rearrange(name, matrix=matrix) for name, view in zip(names, views)]
+
+    def rearrange(self, name, *, matrix=False):
+        """Return a view of the value ``name`` in plain order: as a feature map, or as a ``matrix`` whose rows are pixels."""
+        view = self.view(name)
+        key = name, matrix
+        if key not in self.moved:
+            whole = view.elements
+            if view.tensor.name in self.inputs and not whole.is_cheap:
+                raise Refused("What comes from the host is rearranged there.")
+            taken = view.tensor.name == name or (name, not matrix) in self.moved
+            lowered = self.lower_elements(name, whole, matrix=matrix, title=f"{name} (rearranged)" if taken else name)
+            self.moved[key] = lowered
+            if taken:
+                self.extra.append(lowered)
+        self.views[name] = self.moved[key].view
+        return self.views[name]
+
+    def lower_elements(self, name, elements, *, matrix=None, title=None):
+        """Return the :class:`Lowered` rearrangement that gives the value ``name`` the ``elements``, as a tensor called ``title``."""
+        if matrix is None:
+            matrix = elements.index.ndim > 1 and int(np.prod(elements.index.shape[:-1])) > 1 and self._matrix_use(name) == "rows"
+        operation = next(iter(self._producers.get(name, ())), None)
+        tensor, index, node = rearranged(elements, operation, title or name, matrix=matrix)
+        return Lowered(view=View(tensor=tensor, index=index), node=node)
 
     def tensor(self, name, *, channels, height, width, matrix=False):
         """Return the new :class:`ir.Tensor` of the value ``name``; the pixels of a matrix are its rows."""
@@ -175,16 +252,11 @@ class Features:
             raise Refused(f"Value {name!r} must be int8 or uint8, not {value.dtype}.")
         shape, use = self._input_shape(name)
         matrix = use == "rows"
-        if not matrix and shape[:1] != (1,):
-            shape = (1, *shape)
-        if len(shape) > 4 and not matrix:
-            raise Refused(f"Value {name!r} has {len(shape)} dimensions; the engine has channels, height and width.")
         if matrix:
             channels, height = shape[-1], int(np.prod(shape[:-1]))
             tensor = self.tensor(name, channels=channels, height=height, width=1, matrix=True)
             return View(tensor=tensor, index=np.arange(tensor.elements).reshape(channels, height).T.reshape(value.shape))
-        channels, *rest = shape[1:] or (1,)
-        height, width = ([1, 1] + rest)[-2:]
+        channels, height, width = map_size(shape)
         if use == "columns" and height == 1:  # the product's result is a column of pixels
             height, width = width, 1
         tensor = self.tensor(name, channels=channels, height=height, width=width)
@@ -200,9 +272,28 @@ class Features:
                 name = consumer.output
                 shape = self.value(name).shape
                 continue
+            if consumer.form == "Transpose" and _channels_come_last(consumer, shape):
+                if self._is_read_by_convolutions(consumer.output, shape):
+                    return (1, 1, shape[1], shape[2] * shape[3]), ""
+                if np.prod(shape[1:-1]) <= MAX_EXTENT:
+                    return shape, "rows"
             break
         use = self._matrix_use(name) if len(shape) > 1 else ""
         return shape, "" if use == "rows" and np.prod(shape[:-1]) == 1 else use
+
+    def _is_read_by_convolutions(self, name, shape):
+        """Whether convolutions can take the channels of a ``[1, H, W, C]`` input from side by side."""
+        readers, channels = self.readers(name), shape[-1]
+        if len(shape) != 4 or not readers or name in self.graph.outputs or shape[2] * channels > MAX_EXTENT:
+            return False
+        for reader in readers:
+            attributes = reader.attributes
+            plain = (
+                reader.form == "QLinearConv" and attributes.get("group", 1) == 1 and max(attributes.get("dilations", (1,))) == 1
+            )
+            if not plain or max(attributes.get("strides", (1,))) * channels > MAX_STRIDE:
+                return False
+        return True
 
     def _matrix_use(self, name):
         """Return whether a product reads ``"rows"`` or ``"columns"`` of the value, itself or behind operations that move no element."""
@@ -228,6 +319,33 @@ class Features:
         rank = len(self.value(operation.output).shape)
         order = operation.attributes.get("perm") or list(range(rank))[::-1]
         return list(order) == [*range(rank - 2), rank - 1, rank - 2]
+
+
+def _size(tensor):
+    return tensor.channels, tensor.height, tensor.width
+
+
+def _same_places(one, other):
+    return (
+        _size(one.tensor) == _size(other.tensor)
+        and not (one.is_padded or other.is_padded)
+        and bool((one.index == other.index).all())
+    )
+
+
+def _is_laid_out(view, matrix):
+    """Whether a view is what :meth:`Features.rearrange` makes of a value."""
+    channels, *rest = map_size(view.index.shape)
+    if matrix:
+        shape = view.index.shape
+        channels, rest = shape[-1], [int(np.prod(shape[:-1])), 1]
+    return view.is_plain and view.tensor.matrix == matrix and _size(view.tensor) == (channels, *rest)
+
+
+def _channels_come_last(transpose, shape):
+    """Whether the transposition of a ``[1, …, C]`` value moves its last axis to the second place."""
+    rank = len(shape)
+    return rank > 2 and list(transpose.attributes.get("perm", ())) == [0, rank - 1, *range(1, rank - 1)]
 
 
 def sentence(function):

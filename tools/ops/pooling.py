@@ -117,12 +117,11 @@ def _node(operation, view, output, **fields):
 
 def lower_max(operation, features):
     """Lower ``MaxPool``; between scales that differ, a table requantises the maximum."""
-    view = features.map(operation.inputs[0], "x", operation)
+    name = operation.inputs[0]
+    view = features.map(name, "x", operation, padded=features.view(name).pad_value == -128)
     tensor = view.tensor
     kernel, stride, dilation, pads, (height, width) = _window(operation, view, features.value(operation.output).shape)
     if view.is_padded:
-        if view.pad_value != -128:
-            raise Refused("Before MaxPool the engine folds only a Pad with the lowest value.")
         pads = tuple(inner + outer for inner, outer in zip(pads, view.pads))
     output = features.output(operation, channels=tensor.channels, height=height, width=width)
     table = unary_table(operation, features) if operation.form == "FloatMaxPool" else None
@@ -132,11 +131,9 @@ def lower_max(operation, features):
 
 def lower_average(operation, features):
     """Lower ``QLinearAveragePool``: one scale for each number of pixels a window can have."""
-    view = features.map(operation.inputs[0], "x", operation)
+    view = features.map(operation.inputs[0], "x", operation, padded=False)
     tensor = view.tensor
     kernel, stride, dilation, pads, (height, width) = _window(operation, view, features.value(operation.output).shape)
-    if view.is_padded:
-        raise Refused("The engine does not fold a Pad into average pooling.")
     output = features.output(operation, channels=tensor.channels, height=height, width=width)
     include = operation.attributes.get("count_include_pad", 0)
     x_scale, y_scale = (operation.operands[name].item() for name in ("x_scale", "y_scale"))
@@ -168,10 +165,8 @@ def _folded(zero_point, x_scale, y_scale, divisors):
 
 def lower_global(operation, features):
     """Lower ``QLinearGlobalAveragePool``."""
-    view = features.map(operation.inputs[0], "x", operation)
+    view = features.map(operation.inputs[0], "x", operation, padded=False)
     tensor = view.tensor
-    if view.is_padded:
-        raise Refused("The engine does not fold a Pad into average pooling.")
     output = features.output(operation, channels=tensor.channels, height=1, width=1)
     x_scale, y_scale = (np.float32(operation.operands[name].item()) for name in ("x_scale", "y_scale"))
     count = tensor.height * tensor.width
