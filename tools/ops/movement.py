@@ -75,6 +75,8 @@ def lower_movement(operation, features):
             raise Refused("What lies outside of the tensor has no value on the engine, except for Pad.")
         index = view.index.reshape(-1)[places]
     moved = View(tensor=view.tensor, index=index)
+    if view.tensor.name in features.inputs and not (moved.is_map or moved.is_rows or moved.is_channels_last or moved.elements.is_cheap):
+        raise Refused("What comes from the host is rearranged there.")
     if operation.form != "FloatMove":
         return Lowered(view=moved)
     table = unary_table(operation, features)
