@@ -3,7 +3,8 @@
 ============  ================================================================================================
 step          by
 ============  ================================================================================================
-prepare       dequantised constants folded here; then ``quant_pre_process``: constant and batch-norm folding, shapes
+prepare       dequantised constants folded here; then ``quant_pre_process``: constant and batch-norm folding, shapes; an AveragePool
+              over the whole map becomes a GlobalAveragePool, which has a scale of its own and so no ties (``docs/numerics.md``)
 calibrate     ``quantize_static`` runs the float model on the calibration samples and notes ranges
 quantise      QDQ form; activations int8 with a zero point, so that a Relu is the lower end of its range and disappears (ONNX
               Runtime would compute the layer in float if it did not); weights int8, symmetric, per output channel
@@ -75,7 +76,9 @@ def prepare(path):
             quant_pre_process(f"{folder}/float.onnx", f"{folder}/prepared.onnx", skip_symbolic_shape=True)
         except Exception as error:
             raise BadModel(source.file, f"cannot be prepared for quantisation: {_reason(error)}") from None
-        return replace(load(f"{folder}/prepared.onnx"), file=source.file)
+        prepared = replace(load(f"{folder}/prepared.onnx"), file=source.file)
+    _pool_globally(prepared.model)
+    return prepared
 
 
 def quantize(source, feed, output, *, method="percentile", per_channel=True, progress=lambda steps: None):
@@ -203,6 +206,20 @@ def _fold_dequantised(model):
         model.graph.initializer.append(numpy_helper.from_array(real.astype(np.float32), node.output[0]))
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _pool_globally(model):
+    """Turn each AveragePool whose window is the whole map into a GlobalAveragePool."""
+    values = (*model.graph.input, *model.graph.value_info)
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    for node in model.graph.node:
+        if node.op_type != "AveragePool":
+            continue
+        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+        padded = any(attributes.get("pads", ())) or attributes.get("auto_pad", b"NOTSET").startswith(b"SAME")
+        if not padded and shapes.get(node.input[0], [])[2:] == list(attributes["kernel_shape"]):
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:]
 
 
 @contextlib.contextmanager

@@ -163,11 +163,12 @@ def test_strict_refuses_with_one_sentence_per_node(folder, capsys, command):
     assert call(capsys, *arguments("net"))[0] == 0
 
 
-def test_twenty_layers_with_a_host_node_in_the_middle_are_exact(tmp_path):
+@pytest.mark.parametrize("on", ["golden", "verilator"])
+def test_twenty_layers_with_a_host_node_in_the_middle_are_exact(tmp_path, on):
     model, inputs = network(20, host_at=10, seed=5)
     path = tmp_path / "deep.onnx"
     onnx.save(model, path)
-    session = InferenceSession(path, "test", "golden")
+    session = InferenceSession(path, "test", on)
     assert [hasattr(segment, "program") for segment in session.model.segments] == [True, False, True]
     outputs = session.run(None, inputs)
     assert summary(check_outputs(session, path, inputs, outputs))[1:] == (0, 0)

@@ -106,6 +106,15 @@ def test_weights_that_are_stored_in_8_bits_are_folded(folder, capsys):
     assert "on the host: x_QuantizeLinear (QuantizeLinear), l_DequantizeLinear (DequantizeLinear), softmax (Softmax)" in " ".join(out.split())
 
 
+def test_an_average_over_the_whole_map_has_a_scale_of_its_own(folder, capsys):
+    model = float_network()
+    node = next(node for node in model.graph.node if node.op_type == "GlobalAveragePool")
+    node.CopyFrom(helper.make_node("AveragePool", node.input, node.output, node.name, kernel_shape=[4, 4]))
+    onnx.save(model, "float.onnx")
+    assert call(capsys, "quantize", "float.onnx", "--calibration", "data.npz", "-o", "int8.onnx")[0] == 0
+    assert "GlobalAveragePool" in {node.op_type for node in onnx.load("int8.onnx").graph.node}
+
+
 def test_one_sample_is_used_for_both(folder, capsys):
     np.savez("data.npz", x=X[:1])
     code, out, _ = call(capsys, "quantize", "float.onnx", "--calibration", "data.npz", "-o", "int8.onnx")
