@@ -18,8 +18,9 @@ X = np.random.default_rng(1).normal(0, 1, (20, 3, 8, 8)).astype(np.float32)
 class Exporter:
     """Writes fake-quantised layers: each tensor through QuantizeLinear and DequantizeLinear, everything else float."""
 
-    def __init__(self, *, unsigned=False, weights="integers", bias="float", scale_shape=()):
-        self.unsigned, self.stored, self.bias_form, self.scale_shape = unsigned, weights, bias, scale_shape
+    def __init__(self, *, unsigned=False, weights="integers", bias="float", scale_shape=(), bits=8):
+        self.unsigned, self.stored, self.bias_form, self.scale_shape, self.bits = unsigned, weights, bias, scale_shape, bits
+        self.coarser = 2 ** (8 - bits)
         self.rng = np.random.default_rng(0)
         self.nodes, self.constants = [], {}
 
@@ -33,24 +34,34 @@ class Exporter:
 
     def activation(self, value, name, scale, *, signed=False):
         """Quantise after a Relu, or around zero."""
-        low, kind = (0, np.uint8) if self.unsigned else (-128, np.int8)
-        zero = low + 128 if signed else low
+        low, kind = (0, np.uint8) if self.unsigned else (-(2 ** (self.bits - 1)), np.int8)
+        zero = low + 2 ** (self.bits - 1) if signed else low
         parameters = [
-            self.constant(f"{name}_s", np.full(self.scale_shape, scale, np.float32)),
+            self.constant(f"{name}_s", np.full(self.scale_shape, scale * self.coarser, np.float32)),
             self.constant(f"{name}_z", np.full(self.scale_shape, zero, kind)),
         ]
-        return self.node("DequantizeLinear", [self.node("QuantizeLinear", [value, *parameters], f"{name}_q"), *parameters], name)
+        quantised = self.clipped(self.node("QuantizeLinear", [value, *parameters], f"{name}_q"), name, kind)
+        return self.node("DequantizeLinear", [quantised, *parameters], name)
+
+    def clipped(self, value, name, kind):
+        """Clip integers to fewer bits: PyTorch's 7-bit ranges, and Brevitas' quantise–clip–dequantise."""
+        if self.bits == 8:
+            return value
+        low, high = (0, 2**self.bits - 1) if kind == np.uint8 else (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        limits = [self.constant(f"{name}_low", kind(low)), self.constant(f"{name}_high", kind(high))]
+        return self.node("Clip", [value, *limits], f"{name}_clip")
 
     def weights(self, name, shape):
         """Quantise per output channel: as stored integers, or as floats with a QuantizeLinear before the DequantizeLinear."""
         real = self.rng.normal(0, 0.2, shape).astype(np.float32)
-        scale = (np.abs(real).reshape(shape[0], -1).max(1) / 127).astype(np.float32)
+        scale = (np.abs(real).reshape(shape[0], -1).max(1) * self.coarser / 128).astype(np.float32)
         parameters = [self.constant(f"{name}_s", scale), self.constant(f"{name}_z", np.zeros(shape[0], np.int8))]
         if self.stored == "integers":
-            rounded = np.rint(real / scale.reshape(-1, *[1] * (real.ndim - 1))).astype(np.int8)
+            rounded = np.rint(real / scale.reshape(-1, *[1] * (real.ndim - 1))).clip(-128, 127).astype(np.int8)
             quantised = self.constant(f"{name}_q", rounded)
         else:
             quantised = self.node("QuantizeLinear", [self.constant(f"{name}_f", real), *parameters], f"{name}_q", axis=0)
+        quantised = self.clipped(quantised, name, np.int8)
         return self.node("DequantizeLinear", [quantised, *parameters], name, axis=0), scale
 
     def product(self, operator, value, name, shape, input_scale, **attributes):
@@ -59,7 +70,7 @@ class Exporter:
         if self.bias_form == "float":
             inputs.append(self.constant(f"{name}_b", real))
         elif self.bias_form == "int32":
-            total = (np.float32(input_scale) * scale).astype(np.float32)
+            total = (np.float32(input_scale * self.coarser) * scale).astype(np.float32)
             parameters = [self.constant(f"{name}_bs", total), self.constant(f"{name}_bz", np.zeros(shape[0], np.int32))]
             stored = self.constant(f"{name}_bq", np.rint(real / total).astype(np.int32))
             inputs.append(self.node("DequantizeLinear", [stored, *parameters], f"{name}_b", axis=0))
@@ -120,6 +131,12 @@ def explanation(tmp_path):
 @pytest.mark.parametrize("bias", ["float", "int32", "none"])
 def test_exports_run_on_the_engine_as_they_are(tmp_path, unsigned, weights, bias):
     assert check(Exporter(unsigned=unsigned, weights=weights, bias=bias).network(), tmp_path) == ENDS
+
+
+@pytest.mark.parametrize("weights", ["integers", "floats"])
+@pytest.mark.parametrize("bits", [7, 4])
+def test_fewer_bits_by_clipping_integers_run_on_the_engine(tmp_path, weights, bits):
+    assert check(Exporter(unsigned=True, weights=weights, bits=bits).network(), tmp_path) == ENDS
 
 
 def test_batch_normalisation_that_was_not_folded_is_named(tmp_path):
