@@ -187,10 +187,10 @@ def _compare_all(path, arrays, count, ours, names, pools):
         if name in changed:
             found.append(Comparison(name, ours[name].size, ours[name].size))
         elif name in by_pool:
-            found.append(_compare_pool(by_pool[name], ours[name], values))
+            found.append(_compare_pool(by_pool[name], ours[name], fed | values))
         else:
             found.append(compare(name, ours[name].reshape(values[name].shape), values[name]))
-    found.extend(_compare_pool(pool, ours[pool.output], values) for pool in pools if pool.output not in names)
+    found.extend(_compare_pool(pool, ours[pool.output], fed | values) for pool in pools if pool.output not in names)
     return found
 
 

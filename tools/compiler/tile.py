@@ -172,14 +172,15 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
         return rearrange(layer, node, layout.placements, config)
     source = layout.placements[node.input].view
     unfold = layout.unfolds.get(node.output)
-    if source is not None and _is_pointwise(node) and source.height * source.width == dest.height * dest.width:
+    same_pixels = source is not None and (source.height, source.width) == (dest.height, dest.width)
+    if source is not None and _is_pointwise(node) and (same_pixels or layout.graph.tensors[node.output].matrix):
         # An operand that is repeated along one axis only does not become a column of pixels.
         same = operand is None or (operand.height, operand.width) in ((1, 1), (dest.height, dest.width))
         flat = source.flattened(), dest.flattened(), operand.flattened() if operand else dest
         if same and None not in flat:
             source, dest = flat[:2]
             operand = flat[2] if operand else None
-        elif (source.height, source.width) != (dest.height, dest.width):
+        elif not same_pixels:
             raise UnsupportedOperator(layout.graph.name, node.name, node.operator, "the pixels of its input do not lie in one row")
     areas = [Region(y=0, x=0, height=dest.height, width=dest.width)]
     across = isinstance(node, Pool) and node.kind == "channels"

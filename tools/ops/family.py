@@ -295,9 +295,9 @@ class Features:
                 return False
         return True
 
-    def _matrix_use(self, name):
+    def _matrix_use(self, name, seen=()):
         """Return whether a product reads ``"rows"`` or ``"columns"`` of the value, itself or behind operations that move no element."""
-        seen, waiting = set(), [name]
+        seen, waiting = set(seen), [name]
         while waiting:
             name = waiting.pop()
             if name in seen:
@@ -307,7 +307,7 @@ class Features:
                 if operation.form in PRODUCTS:
                     return "columns" if operation.attributes.get("x_transposed") else "rows"
                 if operation.form == "Transpose" and operation.inputs[0] == name and self._swaps_last(operation):
-                    return {"rows": "columns", "columns": "rows"}.get(self._matrix_use(operation.output), "")
+                    return {"rows": "columns", "columns": "rows"}.get(self._matrix_use(operation.output, seen), "")
                 keeps_rows = operation.form in RESHAPES and (
                     self.value(operation.inputs[0]).shape[-1:] == self.value(operation.output).shape[-1:]
                 )
