@@ -60,7 +60,7 @@ def transposed_convolutions(model):
     found = []
     for node in model.graph.node:
         operation = weighted.find(node, producers, constants) if node.op_type == "QuantizeLinear" else None
-        if operation is not None:
+        if operation is not None and operation.form == "FloatConvTranspose":
             zero_point = operation.operands.get("y_zero_point", np.uint8(0))
             facts = {"input": operation.inputs[0], "output": operation.output, "operation": operation}
             found.append(TransposedConvolution(dtype=np.asarray(zero_point).dtype.name, **facts))

@@ -269,3 +269,35 @@ def test_on_the_simulated_engine(tmp_path):
     for shape, (graph, y) in cases:
         path = graph.save(tmp_path / "net.onnx", shape, np.uint8, [y])
         check(path, integers(rng, (2, *shape[1:]), np.uint8), engine=TEST, on="verilator")
+
+
+def with_relu(rng, operator, *, y_scale, activation="Relu", w_scale=2.0**-7):
+    """Return a :class:`Graph` of a Conv or Gemm with a Relu that the quantisation does not contain, its output and input shape."""
+    shape, weight_shape = ((1, 6, 5, 5), (7, 6, 3, 3)) if operator == "Conv" else ((1, 40), (7, 40))
+    graph = Graph()
+    x = graph.node("DequantizeLinear", ["x", np.float32(2**-4), np.int8(rng.integers(-20, 20))])
+    scale = np.float32(w_scale * 2.0 ** rng.integers(-2, 2, 7)) if operator == "Conv" else np.float32(w_scale)
+    axis = {"axis": 0} if operator == "Conv" else {}
+    w = graph.node("DequantizeLinear", [integers(rng, weight_shape, np.int8), scale, np.zeros(scale.shape, np.int8)], **axis)
+    bias = [rng.integers(-3000, 3000, 7).astype(np.int32), np.float32(2**-4) * scale, np.zeros(scale.shape, np.int32)]
+    b = graph.node("DequantizeLinear", bias, **axis)
+    y = graph.node(operator, [x, w, b], **({} if operator == "Conv" else {"transB": 1}))
+    y = graph.node(activation, [y, *([np.float32(-1), np.float32(6)] if activation == "Clip" else [])])
+    return graph, graph.node("QuantizeLinear", [y, np.float32(y_scale), np.int8(5)]), shape
+
+
+@pytest.mark.parametrize("operator", ["Conv", "Gemm"])
+@pytest.mark.parametrize("activation", ["Relu", "Clip"])
+def test_float_kernels_that_never_round_run_on_the_engine(tmp_path, operator, activation):
+    rng = np.random.default_rng(10)
+    for y_scale in (2**-4, 0.07):
+        graph, y, shape = with_relu(rng, operator, activation=activation, y_scale=y_scale)
+        path = graph.save(tmp_path / "net.onnx", shape, np.int8, [y])
+        session = InferenceSession(path, ROOMY, "golden")
+        if not session.model.host_nodes:
+            check(path, integers(rng, (16, *shape[1:]), np.int8))
+        assert not session.model.host_nodes or y_scale == 0.07
+    graph, y, shape = with_relu(rng, operator, activation=activation, y_scale=2**-4, w_scale=0.01)
+    path = graph.save(tmp_path / "net.onnx", shape, np.int8, [y])
+    reasons = [reason for _, _, reason, _ in InferenceSession(path, ROOMY, "golden").model.host_nodes]
+    assert any(f"for the {activation} after it limits more" in reason for reason in reasons), reasons

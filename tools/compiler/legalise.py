@@ -81,7 +81,7 @@ def legalise(source):
             continue
         operation = None
         if node.op_type == "QuantizeLinear":
-            operation = islands.find(node) or weighted.find(node, islands.producers, constants)
+            operation = islands.find(node) or _weighted(node, islands.producers, constants)
         operation = operation or _single(node, constants)
         for part in _outputs(operation):
             operations.append(replace(part, **origins.find(part)))
@@ -190,6 +190,14 @@ def _single(node, constants):
         attributes=attributes,
         nodes=(node,),
     )
+
+
+def _weighted(quantize, producers, constants):
+    operation = weighted.find(quantize, producers, constants)
+    if operation is None or operation.form not in ("QGemm", "QLinearMatMul"):
+        return operation
+    operands, attributes = _product(operation.operands, operation.attributes)
+    return replace(operation, operands=operands, attributes=attributes)
 
 
 def _product(operands, attributes):

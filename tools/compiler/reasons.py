@@ -21,7 +21,7 @@ class _Case:
         self.operation, self.values, self.features = operation, values, features
         self.operator = operation.operator.removeprefix("QLinear")
         self.readers = [reader.operator for name in operation.outputs for reader in features.readers(name)]
-        if operation.form == "FusedConv":
+        if operation.form.startswith("Fused"):
             self.readers.append(operation.attributes.get("activation", b"Relu").decode())
         self.reader = ""
 

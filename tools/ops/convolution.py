@@ -158,7 +158,8 @@ def lower_convolution(operation, features):
         weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), 1, weight.shape[2], -1)
         stride, pads = (stride[0], stride[1] * channels), (pads[0], pads[1] * channels, pads[2], pads[3] * channels)
     output = features.output(operation, channels=len(weight), height=height, width=width)
-    node = _node(operation, view, output, weight, stride=stride, dilation=dilation, pads=pads, group=group)
+    limits = _limits(operation, output.tensor)
+    node = _node(operation, view, output, weight, stride=stride, dilation=dilation, pads=pads, group=group, **limits)
     return Lowered(node=node, view=output)
 
 
@@ -241,7 +242,7 @@ def lower_product(operation, features):
     else:
         features.rearrange(name, matrix=True)
         return lower_product(operation, features)
-    return Lowered(node=_node(operation, view, output, kernel), view=output)
+    return Lowered(node=_node(operation, view, output, kernel, **_limits(operation, output.tensor)), view=output)
 
 
 def _matrix(operation):
