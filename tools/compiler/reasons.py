@@ -19,7 +19,7 @@ class _Case:
 
     def __init__(self, operation, values, features):
         self.operation, self.values, self.features = operation, values, features
-        self.operator = operation.operator.removeprefix("QLinear")
+        self.operator = operation.operator.removeprefix("QLinear").removeprefix("Fused")
         self.readers = [reader.operator for name in operation.outputs for reader in features.readers(name)]
         if operation.form.startswith("Fused"):
             self.readers.append(operation.attributes.get("activation", b"Relu").decode())
