@@ -67,9 +67,25 @@ def batch_normalisation_after_it(case):
 def activation_limits_more(case):
     """ONNX Runtime computes this {operator} in floating point, for the {reader} after it limits more than the quantisation does.
 
-    Give the result the range of the {reader}, as `celosia quantize` does.
+    Give the result the range of the {reader}, as `celosia quantize` does, or clip the integers behind the QuantizeLinear.
     """
     return case.operator in PRODUCTS and case.is_read_by("Relu", "Clip")
+
+
+def limits_more_than_quantisation(case):
+    """ONNX Runtime computes this {operator} in floating point, for it limits more than the quantisation after it does.
+
+    Give the result the range of the {operator}, as `celosia quantize` does, or clip the integers behind the QuantizeLinear.
+    """
+    return case.operator in ("Relu", "Clip") and case.is_read_by("QuantizeLinear")
+
+
+def batch_normalisation(case):
+    """BatchNormalization is computed in floating point, for it is not folded into the layer before it.
+
+    Fold it into the weights before the export: torch.ao.quantization.fuse_modules_qat, or merge_bn of Brevitas.
+    """
+    return case.operator == "BatchNormalization"
 
 
 def not_quantised(case):
@@ -86,7 +102,8 @@ def floating_point(case):
 
 
 REASONS = (
-    conversion, no_such_operator, scale_is_a_list, batch_normalisation_after_it, activation_limits_more, not_quantised, floating_point
+    conversion, no_such_operator, scale_is_a_list, batch_normalisation_after_it, activation_limits_more,
+    limits_more_than_quantisation, batch_normalisation, not_quantised, floating_point,
 )  # fmt: skip
 
 
