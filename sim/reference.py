@@ -40,6 +40,8 @@ def run(graph, inputs, *, watch=None):
             out = graph.tensors[node.output]
             acc = transposed_sums(node, x.astype(np.float64) - tensor.zero_point, node.weight, (out.height, out.width))
             acc += node.bias.astype(np.int64)[:, None, None]
+        elif isinstance(node, ir.Product):
+            acc = _product(node, graph, x, values[node.right])
         elif isinstance(node, ir.Copy):
             acc = x + np.broadcast_to(node.bias, x.shape[1:2]).astype(np.int64)[:, None, None]
         if isinstance(node, ir.Pool):
@@ -121,6 +123,19 @@ def _convolution(node, x, zero_point):
         product = (part @ weight.T).astype(np.int64).reshape(batch, height, width, out)
         acc[:, group * out : (group + 1) * out] = product.transpose(0, 3, 1, 2)
     return acc + node.bias.astype(np.int64)[:, None, None]
+
+
+def _product(node, graph, left, right):
+    """Return the exact sums, bias included."""
+    operands = []
+    sides = (left, node.input, node.left_at, node.rows, node.length), (right, node.right, node.right_at, node.length, node.columns)
+    for x, name, at, rows, columns in sides:
+        elements = at.elements(rows, columns, graph.tensors[name])
+        operands.append(x.reshape(len(x), -1)[:, elements].astype(np.float64) - graph.tensors[name].zero_point)
+    made = graph.tensors[node.output]
+    acc = np.empty((len(left), made.elements), np.int64)
+    acc[:, node.result_at.elements(node.rows, node.columns, made)] = (operands[0] @ operands[1]).astype(np.int64)
+    return acc.reshape(len(left), made.channels, made.height, made.width) + node.bias.astype(np.int64)[:, None, None]
 
 
 def transposed_sums(node, x, weight, size):

@@ -6,7 +6,7 @@ import numpy as np
 
 from celosia.rtl.isa import Instruction, Opcode
 from celosia.tools.compiler.constants import ParamImage, TableImage, WeightImage
-from celosia.tools.compiler.ir import Conv, ConvTranspose
+from celosia.tools.compiler.ir import Conv, ConvTranspose, Product
 from celosia.tools.compiler.sinks import BinarySink
 from celosia.tools.compiler.tokens import add_tokens
 from celosia.tools.errors import DoesNotFit
@@ -154,6 +154,8 @@ def _layers(schedule, graph):
 
 
 def _macs(node, graph):
+    if isinstance(node, Product):
+        return len(node.left_at.pixels) * node.rows * node.length * node.columns
     if not isinstance(node, Conv | ConvTranspose) or node.operator == "Rearrange":
         return 0
     pixels = graph.tensors[node.output if isinstance(node, Conv) else node.input]  # each meets every tap

@@ -11,7 +11,7 @@ import numpy as np
 
 from celosia.rtl.isa import Combine as Op
 
-__all__ = ["Combine", "Conv", "ConvTranspose", "Copy", "Graph", "Node", "Pool", "Rearrange", "Tensor"]
+__all__ = ["Combine", "Conv", "ConvTranspose", "Copy", "Graph", "Matrices", "Node", "Pool", "Product", "Rearrange", "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,6 +219,55 @@ class Rearrange(Node):
         """Elements are moved only: not rescaled, clipped, looked up or combined."""
         same = all(scale == 1 and zero == self.zero_point for scale, zero in zip(self.scales, self.zeros))
         return same and (self.low, self.high) == (-128, 127) and self.table is None and self.combine is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrices:
+    """Matrices within a tensor, one for each product of a batch.
+
+    Element ``(r, c)`` of matrix ``n`` is channel ``channels[n] + c`` of pixel ``pixels[n] + r * step``; with ``transposed``, element
+    ``(c, r)`` is.
+    """
+
+    pixels: tuple
+    channels: tuple
+    step: int
+    transposed: bool = False
+
+    @property
+    def first(self):
+        """The first of the matrices alone."""
+        return dataclasses.replace(self, pixels=self.pixels[:1], channels=self.channels[:1])
+
+    def elements(self, rows, columns, tensor):
+        """Return int64 ``[matrices, rows, columns]``: the elements of ``tensor`` in ``[channels, height, width]`` order."""
+        if self.transposed:
+            return dataclasses.replace(self, transposed=False).elements(columns, rows, tensor).swapaxes(1, 2)
+        channel = np.array(self.channels, np.int64)[:, None, None] + np.arange(columns)
+        pixel = np.array(self.pixels, np.int64)[:, None, None] + np.arange(rows)[:, None] * self.step
+        return channel * (tensor.height * tensor.width) + pixel
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Product(Node):
+    """Products of pairs of matrices that are both computed: ``input`` with ``right``, each ``rows × length`` and ``length × columns``.
+
+    The value accumulated is ``Σ (a - za) * (b - zb) + bias``, zero points being those of the tensors. ``scale`` and ``bias`` are those of
+    the output tensor's channels.
+    """
+
+    right: str
+    rows: int
+    length: int
+    left_at: Matrices
+    right_at: Matrices
+    result_at: Matrices
+    columns: int
+    bias: np.ndarray
+
+    @property
+    def inputs(self):
+        return tuple(dict.fromkeys((self.input, self.right, *super().inputs)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.tools.compiler.ir import Conv, Graph, Rearrange, Tensor
+from celosia.tools.compiler.ir import Conv, Graph, Product, Rearrange, Tensor
+from celosia.tools.compiler.product import prepare
 from celosia.tools.compiler.share import share
 from celosia.tools.errors import UnsupportedOperator
 
@@ -115,6 +116,9 @@ class Layout:
         lines = []
         for name, place in self.placements.items():
             view = place.view
+            if place.buffer and view is None:
+                lines.append(f"{name}: the bytes of {place.home}")
+                continue
             if place.buffer:
                 lines.append(f"{name}: in {place.home} from word {place.offset}, block_step {view.block_step} row_step {view.row_step}")
                 continue
@@ -134,15 +138,20 @@ def lay_out(graph, config, options):
     UnsupportedOperator
         If a map or a node is beyond what the instructions can express.
     """
+    graph, made, aliases = prepare(graph, config)
     graph, copies = _copy_inputs(graph, config)
     placements = {name: _place(tensor, name in graph.inputs, config) for name, tensor in graph.tensors.items()}
-    placements = share(graph, placements, config)
+    for name, tensor in aliases.items():
+        placements[name] = Placement(tensor=graph.tensors[name], kind="dense", words=0, view=None, buffer=tensor)
+    fixed = {*aliases, *aliases.values()}
+    fixed |= {name for node in graph.nodes if isinstance(node, Product) for name in (*node.inputs, node.output)}
+    placements = share(graph, placements, config, fixed)
     unfolds = {}
     for node in graph.nodes:
         _check_limits(graph, node)
         if placements[node.input].view is None:
             unfolds[node.output] = _choose_unfold(graph, node, config)
-    return Layout(graph=graph, placements=placements, unfolds=unfolds, copies=frozenset(copies))
+    return Layout(graph=graph, placements=placements, unfolds=unfolds, copies=frozenset((*made, *copies)))
 
 
 def _blocked_view(tensor, rows):
@@ -176,7 +185,7 @@ def _copy_inputs(graph, config):
         tensor = tensors[name]
         blocked = _is_blocked_when_dense(tensor, config.rows)
         as_input = any(name in _plain_reads(node) for node in graph.nodes) and not blocked
-        as_operand = any(node.combine and node.combine.tensor == name for node in graph.nodes) and (not blocked or tensor.unsigned)
+        as_operand = any(name in _raw_reads(node) for node in graph.nodes) and (not blocked or tensor.unsigned)
         if as_input or as_operand:
             copy = f"{name} (blocked)"
             renamed[name] = copy
@@ -188,6 +197,8 @@ def _copy_inputs(graph, config):
             changes["input"] = renamed[node.input]
         if isinstance(node, Rearrange):
             changes["more"] = tuple(renamed.get(name, name) for name in node.more)
+        if isinstance(node, Product):
+            changes["right"] = renamed.get(node.right, node.right)
         if node.combine and node.combine.tensor in renamed:
             changes["combine"] = dataclasses.replace(node.combine, tensor=renamed[node.combine.tensor])
         nodes.append(dataclasses.replace(node, **changes) if changes else node)
@@ -199,6 +210,11 @@ def _plain_reads(node):
     if isinstance(node, Conv):
         return ()
     return node.tensors if isinstance(node, Rearrange) else (node.input,)
+
+
+def _raw_reads(node):
+    """Return the tensors whose bytes the node takes as int8."""
+    return (*([node.right] if isinstance(node, Product) else []), *([node.combine.tensor] if node.combine else []))
 
 
 def _identity(tensor, output):

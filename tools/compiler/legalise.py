@@ -177,13 +177,14 @@ def _single(node, constants):
         for position, name in enumerate(node.input)
         if name in constants
     }
-    attributes = _attributes(node)
+    attributes, form = _attributes(node), node.op_type
     if node.op_type in ("QGemm", "QLinearMatMul"):
         operands, attributes = _product(operands, attributes)
+        form = node.op_type if "w" in operands else "Product"
     return Operation(
         name=node_name(node),
         operator=node.op_type,
-        form=node.op_type,
+        form=form,
         inputs=tuple(name for name in references(node) if name not in constants),
         outputs=tuple(name for name in node.output if name),
         operands=operands,
@@ -320,8 +321,9 @@ def _quantisation(graph):
     for operation in graph.operations:
         note(operation.output, operation, "y")
     for operation in graph.operations:
-        if operation.form == "QLinearAdd":
-            activations = [prefix for prefix in ("a", "b") if prefix not in operation.operands]
+        if operation.form in ("QLinearAdd", "Product"):
+            prefixes = ("a", "b") if operation.form == "QLinearAdd" else ("x", "w")
+            activations = [prefix for prefix in prefixes if prefix not in operation.operands]
             for name, prefix in zip(operation.inputs, activations):
                 note(name, operation, prefix)
         elif operation.form == "QLinearConcat":

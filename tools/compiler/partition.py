@@ -67,10 +67,15 @@ def partition(graph, quantised):
                 segments.append((make, ready))
                 progress = True
         assert progress, "operations that wait for each other"
+    # What the host makes as well, the engine has in an order of its own: only the engine wants that.
+    both = {name for make, items in segments if make is _host_segment for item in items for name in item.operation.outputs}
     built = []
     for position, (make, items) in enumerate(segments):
-        later = {name for _, others in segments[position + 1 :] for item in others for name in _reads(item)}
-        built.append(make(graph, items, later | set(graph.outputs), position, quantised.tensors))
+        reads = {_engine_segment: set(), _host_segment: set(graph.outputs)}
+        for reader, others in segments[position + 1 :]:
+            reads[reader].update(name for item in others for name in _reads(item))
+        wanted = reads[_engine_segment] | reads[_host_segment] - (both if make is _engine_segment else set())
+        built.append(make(graph, items, wanted, position, quantised.tensors))
     return Partition(
         segments=tuple(built),
         engine=frozenset(i.operation.output for make, items in segments if make is _engine_segment for i in items),

@@ -11,8 +11,9 @@ import numpy as np
 
 from celosia.rtl.isa import Opcode
 from celosia.sim import numerics
-from celosia.tools.compiler.ir import Conv, Op, Pool
+from celosia.tools.compiler.ir import Conv, Op, Pool, Product
 from celosia.tools.compiler.layout import MAX_EXTENT, View
+from celosia.tools.compiler.product import folded_bias
 from celosia.tools.compiler.rearrange import Moves
 from celosia.tools.errors import UnsupportedOperator
 
@@ -94,13 +95,15 @@ def schedule(tiling, config, options, *, slots=None):
     tiles = {}
     steps = []
     bank = 0
-    for work in tiling.works:
+    fills, filled = _fill_steps(tiling, tiles)
+    for position, work in enumerate(tiling.works):
         if isinstance(work, Moves):
             for move in work.moves:
                 steps.extend(_move_steps(tiling.layout, work, move, bank))
                 bank ^= 1
             continue
-        builder = _Builder(tiling.layout, work, config, slots, buffers)
+        builder = _Builder(tiling.layout, work, config, slots, buffers, filled.get(position))
+        steps.extend(fills.get(position, ()))
         ahead = 0
         for number, region in enumerate(work.regions):
             while builder.unfold and ahead < min(number + min(options.unfold_lead, slots), len(work.regions)):
@@ -113,12 +116,39 @@ def schedule(tiling, config, options, *, slots=None):
     return Schedule(tiling=tiling, steps=tuple(steps), buffers=buffers, slots=slots, tiles=tiles)
 
 
+def _fill_steps(tiling, tiles):
+    """Return the FILLs in front of each work, and the buffer that its weights are in, both by the work's position.
+
+    Two buffers for each layer take turns, so that one is filled while the other is used. ``tiles`` gets names and sizes.
+    """
+    layers, before, places = {}, {}, {}
+    for position, work in enumerate(tiling.works):
+        if getattr(work, "filling", None):
+            layers.setdefault(work.layer, []).append((position, work))
+    for layer, works in layers.items():
+        name = f"{works[0][1].node.output} (weights)"
+        size = max(work.filling.tiles for _, work in works)
+        tiles[name] = size * min(2, len(works))
+        place = tiling.layout.placements[works[0][1].node.right]
+        for number, (position, work) in enumerate(works):
+            places[position] = Ref(name, number % 2 * size)
+            steps = before.setdefault(works[max(0, number - 1)][0], [])
+            for fill in work.filling.fills:
+                fields = {"rows": fill.rows, "tiles": fill.tiles, "slot": fill.slot}
+                fields |= {step: getattr(fill, step) & ADDRESS_MASK for step in ("row_step", "tile_step")}
+                source = Ref(place.home, place.offset + fill.source)
+                filled = Ref(name, number % 2 * size + fill.tile)
+                steps.append(Step(opcode=Opcode.FILL, layer=layer, fields=fields, source=source, filled=filled))
+    return before, places
+
+
 class _Builder:
     """Makes the steps of one work."""
 
-    def __init__(self, layout, work, config, slots, buffers):
+    def __init__(self, layout, work, config, slots, buffers, filled=None):
         self.layout, self.graph = layout, layout.graph
         self.work, self.node, self.layer, self.config = work, work.node, work.layer, config
+        self.filled = filled
         self.input = self.graph.tensors[self.node.input]
         self.output = self.graph.tensors[self.node.output]
         self.unsigned = layout.placements[self.node.input].dense and self.input.unsigned
@@ -128,6 +158,9 @@ class _Builder:
             self.bias = _folded_bias(self.graph, self.node, self.input)
         else:
             self.kernel = getattr(self.node, "kernel", (1, 1))
+            self.bias = getattr(self.node, "bias", 0)
+        if isinstance(self.node, Product):
+            self.bias = folded_bias(self.node, self.input, self.graph.tensors[self.node.right])
         self.stride, self.dilation = (getattr(self.node, name, (1, 1)) for name in ("stride", "dilation"))
         self.pads = getattr(self.node, "pads", (0, 0, 0, 0))
         self.params = {}
@@ -190,7 +223,7 @@ class _Builder:
             fields |= {"channels": tensor.channels, "in_width": in_width, "channel_step": tensor.height * tensor.width}
         fields["start"] = start  # bytes; the buffer's own address is added later
         dest = Ref(self.ring, number % self.slots * self.slot_words)
-        return Step(opcode=Opcode.UNFOLD, layer=self.layer, fields=fields, source=Ref(self.node.input), dest=dest)
+        return Step(opcode=Opcode.UNFOLD, layer=self.layer, fields=fields, source=self.ref(self.node.input), dest=dest)
 
     def _origin(self, region):
         return region.y * self.stride[0] - self.pads[0], region.x * self.stride[1] - self.pads[1]
@@ -217,7 +250,7 @@ class _Builder:
                 fields = {
                     "y0": near_y,
                     "x0": near_x,
-                    "in_height": in_height,
+                    "in_height": in_height if chunk.pad is None else 0,
                     "in_width": in_width,
                     "tile_rows": region.height,
                     "tile_cols": region.width,
@@ -231,22 +264,23 @@ class _Builder:
                     "row_step": stride_y * view.row_step & ADDRESS_MASK,
                     "ky_step": self.dilation[0] * view.row_step & ADDRESS_MASK,
                     "block_step": view.block_step,
-                    "pad": -128 if maximum else self.input.zero_point,
+                    "pad": -128 if maximum else self.input.zero_point if chunk.pad is None else chunk.pad,
                     "acc": acc,
                     "bank": bank,
                     "unsigned": int(self.unsigned),
-                    "hold": int(column.per_block),
+                    "hold": int(column.per_block or chunk.hold),
                     "per_block": int(column.per_block),
                     "accumulate": int(order > 0),
                     "max": int(maximum),
                 }
-                offset = base.offset + chunk.block * view.block_step + y * view.row_step + x
+                offset = base.offset + view.start + chunk.block * view.block_step + y * view.row_step + x
                 yield Step(
                     opcode=Opcode.EXECUTE,
                     layer=self.layer,
                     fields=fields,
                     source=Ref(base.buffer, offset),
                     weights=chunk.weights,
+                    filled=Ref(self.filled.buffer, self.filled.offset + chunk.filled) if chunk.weights is None else None,
                 )
             acc += column.out_blocks * region.pixels
 
@@ -317,7 +351,7 @@ class _Builder:
             )  # windows of padding only sum to zero
             bias = np.full(channels, self.node.biases.get(count, 0) - self.input.zero_point * self.kernel[0] * self.kernel[1])
         else:
-            scale, bias = np.broadcast_to(self.node.scale, channels), np.broadcast_to(getattr(self.node, "bias", 0), channels)
+            scale, bias = np.broadcast_to(self.node.scale, channels), np.broadcast_to(self.bias, channels)
         advance = isinstance(self.node, Conv) or (scale != scale[0]).any() or (bias != bias[0]).any()
         tiles = np.arange(first, first + (blocks if advance else 1)) * self.config.slots + slot
         index = (tiles[:, None] * cols + np.arange(cols)).reshape(-1)

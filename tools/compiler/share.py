@@ -14,18 +14,18 @@ from celosia.tools.compiler.ir import Rearrange
 __all__ = ["share"]
 
 
-def share(graph, placements, config):
-    """Return the placements of ``graph``'s tensors, some of them within others."""
+def share(graph, placements, config, fixed=()):
+    """Return the placements of ``graph``'s tensors, some of them within others; ``fixed`` ones stay as they are."""
     placements = dict(placements)
     nodes = [node for node in graph.nodes if isinstance(node, Rearrange) and node.keeps_values]
     for node in reversed(nodes):  # a part of a part lies in the whole
         for part, name in enumerate(node.tensors):
-            if name not in graph.inputs and placements[name].buffer is None:
+            if name not in graph.inputs and name not in fixed and placements[name].buffer is None:
                 words = _written_words(node, part, placements, config)
                 _place(placements, name, node.output, words)
     homes = {place.buffer for place in placements.values()}
     for node in nodes:
-        if placements[node.output].buffer is None and node.output not in homes:
+        if placements[node.output].buffer is None and node.output not in homes and node.output not in fixed:
             words = _read_words(node, placements, config)
             _place(placements, node.output, node.input, words)
     return placements

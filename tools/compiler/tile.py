@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool, Rearrange
+from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool, Product, Rearrange
 from celosia.tools.compiler.layout import View
 from celosia.tools.compiler.phases import phases
+from celosia.tools.compiler.product import Filling, fillings, pieces
 from celosia.tools.compiler.rearrange import rearrange
 from celosia.tools.errors import UnsupportedOperator
 
@@ -44,7 +45,11 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Chunk:
-    """What one EXECUTE sums up: a range of taps and input blocks, and their weight tiles int8 ``[tiles, rows, cols]``."""
+    """What one EXECUTE sums up: a range of taps and input blocks, and their weight tiles int8 ``[tiles, rows, cols]``.
+
+    ``filled`` is the first weight tile within the buffer of the work's filling where ``weights`` is None. With ``hold`` all blocks share one
+    tile. With ``pad`` every byte is that number instead of the input's.
+    """
 
     ky: int
     kx: int
@@ -52,7 +57,10 @@ class Chunk:
     kernel_x: int
     block: int
     blocks: int
-    weights: np.ndarray
+    weights: np.ndarray | None
+    filled: int = 0
+    hold: bool = False
+    pad: int | None = None
 
     @property
     def passes(self):
@@ -88,7 +96,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """A node in pieces, or a phase of a transposed convolution.
+    """A node in pieces, or a phase of a transposed convolution, or one of several products with the ``filling`` it needs.
 
     ``source`` is None where the input is unfolded region by region, ``operand`` where nothing is combined.
 
@@ -102,6 +110,7 @@ class Work:
     operand: View | None
     regions: tuple
     groups: tuple
+    filling: Filling | None = None
 
     def cycles(self, config):
         """Cycles in which the array issues this work if it never waits."""
@@ -136,11 +145,12 @@ class Tiling:
 
 def tile(layout, config, options):
     """Return the :class:`Tiling` of a :class:`~celosia.tools.compiler.layout.Layout`."""
-    works = [
-        _tile_node(layer, *part, layout, config, options)
-        for layer, node in enumerate(layout.graph.nodes)
-        for part in _parts(node, layout)
-    ]
+    works = []
+    for layer, node in enumerate(layout.graph.nodes):
+        if isinstance(node, Product):
+            works.extend(_product_works(layer, node, layout, config, options))
+        else:
+            works.extend(_tile_node(layer, *part, layout, config, options) for part in _parts(node, layout))
     return Tiling(layout=layout, works=tuple(works))
 
 
@@ -202,6 +212,53 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
     else:
         groups = tuple(Group(columns=(column,)) for column in _channel_columns(node, source, pixels, config))
     return Work(layer=layer, node=node, source=source, dest=dest, operand=operand, regions=regions, groups=groups)
+
+
+def _product_works(layer, node, layout, config, options):
+    """Yield the works of a product of two tensors, one for each filling of weight tiles."""
+    names = node.input, node.right, node.output
+    left, right, dest = (layout.placements[name].view.flattened() for name in names)
+    operand = layout.placements[node.combine.tensor].view.flattened() if node.combine else None
+    zeros = [layout.graph.tensors[name].zero_point for name in (node.input, node.right)]
+    for filling in fillings(node, right, config):
+        pixel, channel = node.left_at.pixels[filling.number], node.left_at.channels[filling.number]
+        start = left.start + pixel * left.row_step + channel // config.rows * left.block_step
+        step = node.left_at.step * left.row_step
+        source = dataclasses.replace(left, height=node.rows, row_step=step, start=start, blocks=filling.depth)
+        pixel, channel = node.result_at.pixels[filling.number], node.result_at.channels[filling.number]
+        made, combined = (
+            view and (view if view.height == 1 else dataclasses.replace(view, height=node.rows, start=view.start + pixel * view.row_step))
+            for view in (dest, operand)
+        )
+        columns = []
+        for place, column in enumerate(filling.columns):
+            out_block, slot = divmod(channel // config.cols + column, config.slots)
+            chunks = tuple(_product_chunks(node, *zeros, place * filling.depth, filling.depth, config))
+            columns.append(Column(chunks=chunks, out_block=out_block, slot=slot))
+        passes = columns[0].passes
+        area = Region(y=0, x=0, height=node.rows, width=1)
+        regions = tuple(_cut(area, passes, (MAX_TILE, MAX_TILE), config, options))
+        groups = tuple(_group(columns, passes, max(region.pixels for region in regions), config, options))
+        yield Work(
+            layer=layer, node=node, source=source, dest=made, operand=combined, regions=regions, groups=groups, filling=filling
+        )
+
+
+def _product_chunks(node, left_zero, right_zero, tile, depth, config):
+    """Yield what one column tile of a product sums up: the products, then what either zero point adds."""
+    one = {"ky": 0, "kx": 0, "kernel_y": 1, "kernel_x": 1}
+    for pad in (None, *pieces(-left_zero)):
+        for block in range(0, depth, MAX_BLOCKS):
+            blocks = min(MAX_BLOCKS, depth - block)
+            yield Chunk(**one, block=block, blocks=blocks, weights=None, filled=tile + block, pad=pad)
+    full, rest = divmod(node.length, config.rows)
+    for weight in pieces(-right_zero):
+        tiles = np.full((1, config.rows, config.cols), weight, np.int8)
+        for block in range(0, full, MAX_BLOCKS):
+            yield Chunk(**one, block=block, blocks=min(MAX_BLOCKS, full - block), weights=tiles, hold=True)
+        if rest:
+            part = np.where(np.arange(config.rows)[:, None] < rest, tiles, np.int8(0))
+            yield Chunk(**one, block=full, blocks=1, weights=part)
 
 
 def _is_pointwise(node):

@@ -3,12 +3,19 @@
 ``FAMILIES`` is what `celosia ops` and the documentation show, ``FORMS`` finds the family of an operation.
 """
 
-from celosia.tools.ops import convolution, elementwise, movement, pooling, reduction
+from celosia.tools.ops import convolution, elementwise, movement, pooling, product, reduction
 from celosia.tools.ops.family import Family, Features, Lowered, Refused, View, sentence, suggestion
 
 __all__ = ["FAMILIES", "FORMS", "Family", "Features", "Lowered", "Refused", "View", "rows", "sentence", "suggestion"]
 
-FAMILIES = (*convolution.FAMILIES, *pooling.FAMILIES, *reduction.FAMILIES, *elementwise.FAMILIES, *movement.FAMILIES)
+FAMILIES = (
+    *convolution.FAMILIES,
+    *product.FAMILIES,
+    *pooling.FAMILIES,
+    *reduction.FAMILIES,
+    *elementwise.FAMILIES,
+    *movement.FAMILIES,
+)
 FORMS = {form: family for family in FAMILIES for form in family.forms}
 
 

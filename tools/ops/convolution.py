@@ -92,7 +92,8 @@ def centred_weights(operation, *, axis):
     return narrow if (narrow == wide).all() else wide
 
 
-def _scales(operation, channels):
+def requantisation_scales(operation, channels):
+    """Return ``f32(f32(x_scale * w_scale) / y_scale)`` of each output channel."""
     operands = operation.operands
     x_scale, w_scale, y_scale = (operands[name].astype(np.float32) for name in ("x_scale", "w_scale", "y_scale"))
     alpha = np.float32(operation.attributes.get("alpha", 1.0))
@@ -128,7 +129,7 @@ def _node(operation, view, output, weight, *, kind=ir.Conv, scale=None, **shape)
         sources=operation.sources,
         input=tensor.name,
         output=output.tensor.name,
-        scale=_scales(operation, channels) if scale is None else scale,
+        scale=requantisation_scales(operation, channels) if scale is None else scale,
         zero_point=output.tensor.zero_point,
         weight=np.ascontiguousarray(weight),
         bias=bias,

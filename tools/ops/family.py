@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 
-PRODUCTS = ("QGemm", "QLinearMatMul")
+PRODUCTS = ("Product", "QGemm", "QLinearMatMul")
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 MAX_EXTENT, MAX_STRIDE = 4095, 15  # of rows and columns that an instruction reads
 IN_PLACE = ("QLinearAdd", "QLinearLeakyRelu", "QLinearSigmoid", "Unary")
