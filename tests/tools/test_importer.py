@@ -119,3 +119,15 @@ def test_a_value_to_keep_becomes_an_output(tmp_path):
     assert [name for name, *_ in load(path, keep=["xd"]).outputs] == ["y", "xd"]
     with pytest.raises(BadModel, match="has no value 'nothing' to keep"):
         load(path, keep=["nothing"])
+
+
+@pytest.mark.parametrize("version", [3, 8])
+def test_constants_among_the_inputs_are_constants(tmp_path, version):
+    path = tmp_path / "net.onnx"
+    net = model([dequantise()])
+    net.graph.input.extend(helper.make_tensor_value_info(c.name, c.data_type, list(c.dims)) for c in net.graph.initializer)
+    net.ir_version = version
+    onnx.save(net, path)
+    source = load(path)
+    assert [name for name, *_ in source.inputs] == ["x"]
+    assert [value.name for value in source.model.graph.input] == ["x"]

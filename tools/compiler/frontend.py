@@ -15,7 +15,7 @@ from celosia.tools.program import HostSegment
 __all__ = ["Frontend", "lower"]
 
 NOT_QUANTISED = "The engine computes on int8 and uint8 tensors, and this model has none."
-NO_SHAPES = "The shapes in this model depend on its input."
+NO_SHAPES = "ONNX Runtime cannot run this model with inputs of zeros, so that its shapes stay unknown."
 QUANTISE = "Quantise the float model with `celosia quantize`."
 
 

@@ -95,12 +95,11 @@ def load(path, *, keep=()):
     for node in model.graph.node:
         node.name = node_name(node)
     _keep(model, keep, file)
-    initializers = {tensor.name for tensor in model.graph.initializer}
     return Source(
         file=file,
         sha256=hashlib.sha256(data).hexdigest(),
         model=model,
-        inputs=tuple(_describe(value) for value in model.graph.input if value.name not in initializers),
+        inputs=tuple(_describe(value) for value in model.graph.input),
         outputs=tuple(_describe(value) for value in model.graph.output),
     )
 
@@ -128,6 +127,7 @@ def _parse(data, file):
         raise BadModel(file, "holds no ONNX graph", "export or download it again")
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise BadModel(file, "keeps its weights in another file", "save it as one file: onnx.save(onnx.load(path), path)")
+    _constants_only(model)
     return model
 
 
@@ -176,14 +176,23 @@ def _float_problem(model):
     return "is a float model: no node of it is quantised"
 
 
+def _constants_only(model):
+    """Take the constants out of the graph inputs, where older exporters list them: ONNX Runtime would let a caller change them."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, 4)
+
+
 def _fix_batch(model, file):
     """Set the batch dimension of every graph input to one, and drop shapes that were computed with another one.
 
     A dynamic batch is one inference. A fixed batch of N becomes one as well if the N inferences are independent of each other
     (:mod:`celosia.tools.compiler.batch`); where they are not, the first dimension stays as it is.
     """
-    initializers = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initializers]
+    inputs = list(model.graph.input)
     is_float, changed = bool(_float_problem(model)), False
     for value in inputs:
         kind = value.type.tensor_type
