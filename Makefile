@@ -50,7 +50,7 @@ clean:  ## remove .venv and everything built
 	touch .venv/.installed $@
 
 # mypy does not follow setuptools' editable hook: it reads the packages through these links.
-build/mypy/celosia:
+build/mypy/celosia: Makefile
 	mkdir -p $@
 	for part in rtl sim tools boards; do ln -sfn ../../../$$part $@/$$part; done
 	for file in __init__ onnx_backend; do ln -sfn ../../../tools/_root/$$file.py $@/$$file.py; done

@@ -6,7 +6,7 @@ import pytest
 
 from celosia.rtl.config import PRESETS
 from celosia.sim.graphs import GraphBuilder, random_graph
-from celosia.tools.compiler.allocate import allocate, lifetimes
+from celosia.tools.compiler.allocate import _place, allocate, lifetimes
 from celosia.tools.compiler.layout import lay_out
 from celosia.tools.compiler.options import CompilerOptions
 from celosia.tools.compiler.schedule import schedule
@@ -76,3 +76,10 @@ def test_missing_bytes_are_named():
         DoesNotFit, match=r"the activation memory is ([\d,]+) bytes too small: [\d,]+ needed .*, 8,192 available"
     ):
         allocate(plan, config, options)
+
+
+def test_inputs_lie_low_where_the_load_unit_cannot_count_all_bytes():
+    lives, buffers = {"a": (-1, 3), "b": (0, 3), "c": (0, 5)}, {"a": 10, "b": 100, "c": 50}
+    assert _place(lives, buffers)[0]["a"] == 150
+    addresses, words = _place(lives, buffers, low=("a",))
+    assert addresses["a"] == 0 and words == 160
