@@ -46,7 +46,11 @@ def _producer(graph, earlier, copy, needed, nodes):
         return None
     place, name = max(found)
     uses = sum(name in node.inputs for node in nodes)
-    return place if uses == 1 and name not in needed and graph.tensors[name].elements == graph.tensors[copy.output].elements else None
+    return place if uses == 1 and name not in needed and _size(graph.tensors[name]) == _size(graph.tensors[copy.output]) else None
+
+
+def _size(tensor):
+    return tensor.channels, tensor.height, tensor.width
 
 
 def _merge(node, copy):

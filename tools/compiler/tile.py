@@ -16,7 +16,6 @@ from celosia.tools.compiler.layout import View
 from celosia.tools.compiler.phases import phases
 from celosia.tools.compiler.product import Filling, fillings, pieces
 from celosia.tools.compiler.rearrange import rearrange
-from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Chunk", "Column", "Group", "Region", "Tiling", "Work", "tile"]
 
@@ -182,16 +181,16 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
         return rearrange(layer, node, layout.placements, config)
     source = layout.placements[node.input].view
     unfold = layout.unfolds.get(node.output)
-    same_pixels = source is not None and (source.height, source.width) == (dest.height, dest.width)
-    if source is not None and _is_pointwise(node) and (same_pixels or layout.graph.tensors[node.output].matrix):
+    if _is_pointwise(node) and layout.graph.tensors[node.output].matrix:
+        tensor = layout.graph.tensors[node.input]
+        dest, operand = _rows_of(dest, tensor), _rows_of(operand, tensor)
+    if source is not None and _is_pointwise(node) and (source.height, source.width) == (dest.height, dest.width):
         # An operand that is repeated along one axis only does not become a column of pixels.
         same = operand is None or (operand.height, operand.width) in ((1, 1), (dest.height, dest.width))
         flat = source.flattened(), dest.flattened(), operand.flattened() if operand else dest
         if same and None not in flat:
             source, dest = flat[:2]
             operand = flat[2] if operand else None
-        elif not same_pixels:
-            raise UnsupportedOperator(layout.graph.name, node.name, node.operator, "the pixels of its input do not lie in one row")
     areas = [Region(y=0, x=0, height=dest.height, width=dest.width)]
     across = isinstance(node, Pool) and node.kind == "channels"
     if isinstance(node, Conv) or across:
@@ -204,7 +203,9 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
         if isinstance(node, Pool) and node.kind == "average":
             areas = _equal_divisors(node, layout.graph, dest)
     stride_y, stride_x = getattr(node, "stride", (1, 1))
-    most = tuple(1 if step > MAX_STRIDE else MAX_TILE for step in (stride_y, max(stride_x, dest.col_step)))
+    most = [1 if step > MAX_STRIDE else MAX_TILE for step in (stride_y, max(stride_x, dest.col_step))]
+    if operand is not None and operand.width > 1 and operand.col_step != dest.col_step:
+        most[1] = 1  # they have one step of columns
     regions = tuple(region for area in areas for region in _cut(area, passes, most, config, options))
     pixels = max(region.pixels for region in regions)
     if isinstance(node, Conv) or across:
@@ -259,6 +260,14 @@ def _product_chunks(node, left_zero, right_zero, tile, depth, config):
         if rest:
             part = np.where(np.arange(config.rows)[:, None] < rest, tiles, np.int8(0))
             yield Chunk(**one, block=full, blocks=1, weights=part)
+
+
+def _rows_of(view, tensor):
+    """Return a matrix's column of pixels as the rows and columns of the map it is computed from."""
+    if view is None or view.width > 1 or view.height != tensor.height * tensor.width or view.height == tensor.height:
+        return view
+    steps = {"row_step": view.row_step * tensor.width, "col_step": view.row_step}
+    return dataclasses.replace(view, height=tensor.height, width=tensor.width, **steps)
 
 
 def _is_pointwise(node):

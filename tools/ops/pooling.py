@@ -125,6 +125,8 @@ def lower_max(operation, features):
         pads = tuple(inner + outer for inner, outer in zip(pads, view.pads))
     output = features.output(operation, channels=tensor.channels, height=height, width=width)
     table = unary_table(operation, features) if operation.form == "FloatMaxPool" else None
+    if table is not None and 0 in _counts(tensor, kernel, stride, dilation, pads, (height, width)):
+        raise Refused("Between different scales no window of MaxPool may lie wholly in the padding.")
     window = {"kernel": kernel, "stride": stride, "dilation": dilation, "pads": pads}
     return Lowered(node=_node(operation, view, output, kind="max", zero_point=0, table=table, **window), view=output)
 
@@ -137,7 +139,7 @@ def lower_average(operation, features):
     output = features.output(operation, channels=tensor.channels, height=height, width=width)
     include = operation.attributes.get("count_include_pad", 0)
     x_scale, y_scale = (operation.operands[name].item() for name in ("x_scale", "y_scale"))
-    counts = sorted(_counts(tensor, kernel, stride, dilation, pads, (height, width)))
+    counts = sorted(_counts(tensor, kernel, stride, dilation, pads, (height, width)) - {0})
     divisors = {count: kernel[0] * kernel[1] if include else count for count in counts}
     scales = {count: average_scale(x_scale, y_scale, divisor) for count, divisor in divisors.items()}
     zero_point = output.tensor.zero_point
@@ -183,7 +185,7 @@ def _counts(tensor, kernel, stride, dilation, pads, out):
         start = np.arange(out[axis])[:, None] * stride[axis] - pads[axis]
         position = start + np.arange(kernel[axis])[None, :] * dilation[axis]
         inside.append({int(n) for n in ((position >= 0) & (position < size)).sum(1)})
-    return {rows * columns for rows in inside[0] for columns in inside[1]} - {0}
+    return {rows * columns for rows in inside[0] for columns in inside[1]}
 
 
 def remark(loose):
