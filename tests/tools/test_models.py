@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from celosia.rtl.config import PRESETS
 from celosia.tools.check import check_layers, check_outputs, summary
@@ -118,6 +120,32 @@ def test_every_layer_but_for_ties(name):
     path, inputs, _ = load(name, 2)
     _, differences, _ = summary(check_layers(session_of(path, name), path, inputs))
     assert differences == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["int8", "int8_f32io"])
+@pytest.mark.parametrize(
+    "stem, data, count",
+    [
+        ("mlperf_ic_resnet8", "ic_cifar10_200", 200),
+        ("mlperf_kws_dscnn", "kws_12", 12),
+        ("mlperf_vww_mobilenetv1", "vww_coco_100", 50),
+        ("mlperf_ad_autoencoder", "ad_windows_120", 120),
+    ],
+)
+def test_mlperf_networks_on_real_inputs(stem, data, count, form):
+    path, *_ = load(f"{stem}_{form}", 2)
+    feed = {"input": np.load(MODELS / "data" / f"{data}.npz")["input"][:count]}
+    if form == "int8_f32io":
+        model = onnx.load(path)
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        first = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+        scale, zero_point = (constants[name].astype(np.float32) for name in first.input[1:])
+        feed = {"input": (feed["input"].astype(np.float32) - zero_point) * scale}
+    session = InferenceSession(path, "mac256", "golden")
+    outputs = session.run(None, feed)
+    assert {operator for _, operator, _, _ in session.model.host_nodes} <= {"Softmax", *ENDS}
+    assert summary(check_outputs(session, path, feed, outputs)) == (sum(array.size for array in outputs), 0, 0)
 
 
 def test_every_model_is_listed():
