@@ -225,6 +225,23 @@ def test_pixels_become_rows_of_a_matrix(tmp_path):
     check(net, tmp_path, operators=("Reshape", "Transpose", "MatMul"))
 
 
+def test_boxes_of_several_maps_are_rows_of_one_matrix(tmp_path):
+    rng = np.random.default_rng(12)
+    net = Net((1, 4, 6, 6), zero_point=9)
+    heads = []
+    for stride in (1, 2):
+        net.last = "x"
+        weight = net.weight(rng, (12, 4, 3, 3), 0.01)
+        net.add("Conv", *weight, pads=[1, 1, 1, 1], strides=[stride] * 2, scale=SCALE, zero_point=9)
+        net.add("Transpose", perm=[0, 2, 3, 1], scale=SCALE, zero_point=9)
+        net.add("Reshape", net.constant(np.array([1, -1, 4], np.int64)), scale=SCALE, zero_point=9)
+        heads.append(net.last)
+    whole = concat(net, heads, 1)
+    session = check(net, tmp_path, outputs=[whole], operators=("Reshape", "Transpose", "Concat"))
+    (segment,) = session.model.segments
+    assert len(segment.program.instructions) < 50
+
+
 def test_pads_that_no_reader_can_fold(tmp_path):
     rng = np.random.default_rng(7)
     net = Net((1, 3, 6, 6), zero_point=17)

@@ -160,7 +160,8 @@ def _leaving(decision, by_output, readers, graph):
         elements = view.elements
         if not elements.is_cheap:
             return None
-        tensor, index, node = rearranged(elements, operation, operation.output)
+        matrix = elements.is_better_as_matrix
+        tensor, index, node = rearranged(elements, operation, operation.output, matrix=matrix)
         return Lowered(view=replace(view, tensor=tensor, index=index), node=node)
     shape = graph.values[operation.output].shape
     batched = shape[:1] == (1,)

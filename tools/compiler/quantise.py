@@ -60,6 +60,10 @@ def quantise(graph):
         finally:
             decisions.extend(_further(lowered) for lowered in features.extra)
             features.extra.clear()
+        if lowered.node and not lowered.view.is_plain:
+            lowered = _apart(lowered)
+            decisions.append(_further(lowered))
+            lowered = replace(lowered, node=None)
         features.views[operation.output] = lowered.view
         decisions.append(Decision(operation=operation, lowered=lowered))
     moved = {lowered.view.tensor.name: lowered for lowered in features.moved.values()}
@@ -67,6 +71,14 @@ def quantise(graph):
     views = (*features.views.values(), *(decision.lowered.view for decision in decisions if decision.lowered))
     tensors = features.inputs | {view.tensor.name: view.tensor for view in views}
     return Quantised(decisions=tuple(decisions), tensors=tensors)
+
+
+def _apart(lowered):
+    """Return the lowered operation with a tensor of another name: its elements lie in another order than those of the ONNX value."""
+    old = lowered.view.tensor
+    size = {"shape": (old.channels, old.height, old.width), "batched": True, "matrix": False}
+    tensor = replace(old, name=f"{old.name} (in another order)", **size)
+    return replace(lowered, view=replace(lowered.view, tensor=tensor), node=replace(lowered.node, output=tensor.name))
 
 
 def _further(lowered):

@@ -12,7 +12,8 @@ from celosia.tools.compiler import ir
 __all__ = ["Elements", "map_size", "rearranged"]
 
 WORD = 16
-"""Channels of a word, for the estimate of :attr:`Elements.is_cheap` only."""
+MOST_WORDS = 4
+"""Channels of a word, for estimates only; and how many words a word may be made of if the host could move the elements instead."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,18 +38,28 @@ class Elements:
     zeros: tuple | None = None
     like: ir.Tensor | None = None
 
+    def words(self, *, matrix):
+        """Estimate how many words the result has, as a map or as the rows of a matrix, and how many words they are made of."""
+        count = len(self.tensors)
+        pixels = np.full(self.part.shape, -1, np.int64)
+        for number, tensor in enumerate(self.tensors):
+            here = self.part == number
+            pixels[here] = self.index[here] % (tensor.height * tensor.width) * count + number
+        pixels = pixels.reshape(-1, pixels.shape[-1]).T if matrix else pixels.reshape(map_size(pixels.shape)[0], -1)
+        words = [np.sort(pixels[first : first + WORD], axis=0) for first in range(0, len(pixels), WORD)]
+        return sum(word.shape[1] for word in words), sum((np.diff(word, axis=0) != 0).sum() + word.shape[1] for word in words)
+
+    @property
+    def is_better_as_matrix(self):
+        """Whether fewer words have to be moved if the last axis becomes the channels."""
+        shape = self.index.shape
+        return len(shape) > 2 and self.words(matrix=True)[1] < self.words(matrix=False)[1]
+
     @property
     def is_cheap(self):
-        """Whether a word of the result is made of few words: neighbouring channels stay together."""
-        channels, height, width = map_size(self.index.shape)
-        pixels = np.ones(self.part.shape, np.int64)
-        for number, tensor in enumerate(self.tensors):
-            area = tensor.height * tensor.width
-            pixels = np.where(self.part == number, (self.index % area) * len(self.tensors) + number, pixels)
-        pixels = np.where(self.part < 0, -1, pixels).reshape(channels, height * width)
-        words = [np.sort(pixels[first : first + WORD], axis=0) for first in range(0, channels, WORD)]
-        taken = sum((np.diff(word, axis=0) != 0).sum() + word.shape[1] for word in words)
-        return bool(taken <= 4 * len(words) * height * width)
+        """Whether neighbouring channels stay together, in one form or the other."""
+        counts = [self.words(matrix=matrix) for matrix in (False, True)[: self.index.ndim]]
+        return any(taken <= MOST_WORDS * words for words, taken in counts)
 
 
 def map_size(shape):

@@ -217,7 +217,8 @@ class Features:
     def lower_elements(self, name, elements, *, matrix=None, title=None):
         """Return the :class:`Lowered` rearrangement that gives the value ``name`` the ``elements``, as a tensor called ``title``."""
         if matrix is None:
-            matrix = elements.index.ndim > 1 and int(np.prod(elements.index.shape[:-1])) > 1 and self._matrix_use(name) == "rows"
+            rows = elements.index.ndim > 1 and int(np.prod(elements.index.shape[:-1])) > 1
+            matrix = rows and (self._matrix_use(name) == "rows" or elements.is_better_as_matrix)
         operation = next(iter(self._producers.get(name, ())), None)
         tensor, index, node = rearranged(elements, operation, title or name, matrix=matrix)
         return Lowered(view=View(tensor=tensor, index=index), node=node)

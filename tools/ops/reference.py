@@ -43,7 +43,7 @@ def unary_table(operation, features):
     names = {name for node in copies for name in node.input}
     constants = [graph.constants[name] for name in names if name in graph.constants]
     result = _run(copies, constants, graph.header, {operation.inputs[0]: operand}, operation.output)
-    return _int8(result)
+    return _int8(result).reshape(256)  # a constant of one element may have added dimensions
 
 
 def _without(nodes, left_out):
