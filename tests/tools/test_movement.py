@@ -205,6 +205,14 @@ def test_a_convolution_reads_a_channels_last_input_as_it_is(tmp_path, channels):
     assert [layer.operator for layer in session.model.segments[0].program.layers] == ["Conv"]
 
 
+def test_a_grouped_convolution_of_side_by_side_channels(tmp_path):
+    rng = np.random.default_rng(13)
+    net = Net((1, 1, 1, 2), zero_point=9)
+    net.add("Transpose", perm=[0, 3, 1, 2], scale=SCALE, zero_point=9)
+    net.add("Conv", *net.weight(rng, (2, 1, 1, 1), 0.02), group=2)
+    check(net, tmp_path)
+
+
 def test_a_channels_last_input_of_other_operators(tmp_path):
     net = Net((1, 6, 5, 6), zero_point=9)
     net.add("Transpose", perm=[0, 3, 1, 2], scale=SCALE, zero_point=9)
@@ -299,3 +307,11 @@ def test_rearranged_networks_on_rtl(tmp_path):
     net.add("Transpose", perm=[0, 1, 3, 2], scale=SCALE, zero_point=9)
     net.add("Conv", *net.weight(rng, (5, 4, 3, 3), 0.02), strides=[2, 2])
     check(net, tmp_path, on="verilator", operators=("Transpose", "Concat", "Resize", "Pad", "DepthToSpace"))
+
+
+def test_a_product_of_all_rows_of_a_channels_last_input(tmp_path):
+    rng = np.random.default_rng(14)
+    net = Net((1, 5, 3), zero_point=9)
+    net.add("Transpose", perm=[0, 2, 1], scale=SCALE, zero_point=9).add("Flatten", scale=SCALE, zero_point=9)
+    net.add("MatMul", *net.weight(rng, (15, 6), 0.01), scale=SCALE, zero_point=9)
+    check(net, tmp_path, operators=("MatMul",))

@@ -184,7 +184,7 @@ def _copy_inputs(graph, config):
     for name in graph.inputs:
         tensor = tensors[name]
         blocked = _is_blocked_when_dense(tensor, config.rows)
-        as_input = any(name in _plain_reads(node) for node in graph.nodes) and not blocked
+        as_input = any(name in _plain_reads(node, tensor) for node in graph.nodes) and not blocked
         as_operand = any(name in _raw_reads(node) for node in graph.nodes) and (not blocked or tensor.unsigned)
         if as_input or as_operand:
             copy = f"{name} (blocked)"
@@ -193,7 +193,7 @@ def _copy_inputs(graph, config):
             nodes.append(_identity(tensor, copy))
     for node in graph.nodes:
         changes = {}
-        if node.input in renamed and not isinstance(node, Conv):
+        if node.input in renamed and node.input in _plain_reads(node, tensors[node.input]):
             changes["input"] = renamed[node.input]
         if isinstance(node, Rearrange):
             changes["more"] = tuple(renamed.get(name, name) for name in node.more)
@@ -205,10 +205,10 @@ def _copy_inputs(graph, config):
     return graph.replace(nodes=tuple(nodes), tensors=tensors), renamed.values()
 
 
-def _plain_reads(node):
-    """Return the tensors whose words the node reads by itself; a convolution's may be unfolded."""
+def _plain_reads(node, tensor):
+    """Return the tensors whose words the node reads by itself; a convolution's may be unfolded, the rows of a matrix as they are."""
     if isinstance(node, Conv):
-        return ()
+        return (node.input,) if tensor.matrix and node.weight.shape[2:] != (1, 1) else ()
     return node.tensors if isinstance(node, Rearrange) else (node.input,)
 
 

@@ -20,6 +20,7 @@ from celosia.tools.ops.family import (
     padding,
     quantised_per_tensor,
     read_zero_point,
+    takes_channels_last,
     transposed_padding,
 )
 
@@ -141,7 +142,8 @@ def lower_convolution(operation, features):
     """Lower ``QLinearConv``; a 1-D convolution is one of height 1."""
     name = operation.inputs[0]
     view = features.view(name)
-    if not view.is_channels_last or read_zero_point(operation, "x", view.tensor) != view.tensor.zero_point:
+    as_it_is = view.is_channels_last and takes_channels_last(operation)
+    if not as_it_is or read_zero_point(operation, "x", view.tensor) != view.tensor.zero_point:
         view = features.map(name, "x", operation, padded=view.pad_value == view.tensor.zero_point)
     weight = centred_weights(operation, axis=0)
     if weight.ndim == 3:

@@ -20,6 +20,7 @@ __all__ = [
     "read_zero_point",
     "sentence",
     "suggestion",
+    "takes_channels_last",
     "transposed_padding",
 ]
 
@@ -287,14 +288,8 @@ class Features:
         readers, channels = self.readers(name), shape[-1]
         if len(shape) != 4 or not readers or name in self.graph.outputs or shape[2] * channels > MAX_EXTENT:
             return False
-        for reader in readers:
-            attributes = reader.attributes
-            plain = (
-                reader.form == "QLinearConv" and attributes.get("group", 1) == 1 and max(attributes.get("dilations", (1,))) == 1
-            )
-            if not plain or max(attributes.get("strides", (1,))) * channels > MAX_STRIDE:
-                return False
-        return True
+        strides = [max(reader.attributes.get("strides", (1,))) for reader in readers]
+        return all(takes_channels_last(reader) for reader in readers) and max(strides) * channels <= MAX_STRIDE
 
     def _matrix_use(self, name, seen=()):
         """Return whether a product reads ``"rows"`` or ``"columns"`` of the value, itself or behind operations that move no element."""
@@ -320,6 +315,13 @@ class Features:
         rank = len(self.value(operation.output).shape)
         order = operation.attributes.get("perm") or list(range(rank))[::-1]
         return list(order) == [*range(rank - 2), rank - 1, rank - 2]
+
+
+def takes_channels_last(operation):
+    """Whether an operation is a convolution whose taps and channels may change places: not grouped, not dilated."""
+    attributes = operation.attributes
+    plain = attributes.get("group", 1) == 1 and max(attributes.get("dilations", (1,))) == 1
+    return operation.form == "QLinearConv" and plain
 
 
 def _size(tensor):
