@@ -186,11 +186,10 @@ def ties(graph, node, x):
 
 
 def _pooling(node, x, zero_point):
-    if node.kind == "max":
-        window = _windows(x, node.kernel, node.stride, node.dilation, node.pads, -128)
-        return _requantize(node, window.max((4, 5)).astype(np.int64), node.scale)
-    if node.kind == "channels":
-        return _requantize(node, x.max(1, keepdims=True).astype(np.int64), node.scale)
+    if node.kind in ("max", "channels"):
+        window = _windows(x, node.kernel, node.stride, node.dilation, node.pads, -128).max((4, 5))
+        window = window.max(1, keepdims=True) if node.kind == "channels" else window
+        return _requantize(node, window.astype(np.int64), node.scale)
     total, count = _sums(node, x, zero_point)
     result = np.empty(total.shape, np.int8)
     for n, scale in node.scales.items():

@@ -68,7 +68,7 @@ REDUCTIONS = [
     for operator in ("ReduceMax", "ReduceMean", "ReduceSum")
     for axes in ([2, 3], [-1], [2], [1])
     for keepdims in (0, 1)
-] + [("ReduceMean", [1, 2, 3], 1), ("ReduceSum", [0, 1, 2, 3], 0), ("GlobalMaxPool", None, 1)]
+] + [("ReduceMean", [1, 2, 3], 1), ("ReduceMax", [1, 3], 0), ("ReduceMax", [0, 1, 2, 3], 1), ("ReduceSum", [0, 1, 2, 3], 0), ("GlobalMaxPool", None, 1)]
 
 
 @pytest.mark.parametrize(("operator", "axes", "keepdims"), REDUCTIONS)
@@ -101,6 +101,7 @@ def test_on_the_simulated_engine(tmp_path):
     rng = np.random.default_rng(9)
     for operator, attributes in (
         ("ReduceMax", {"axes": [1]}),
+        ("ReduceMax", {"axes": [1, 2]}),
         ("ReduceMean", {"axes": [1], "keepdims": 0}),
         ("ReduceMax", {"axes": [2]}),
         ("AveragePool", {"kernel_shape": [2, 2], "strides": [2, 17], "pads": [1, 1, 0, 1], "ceil_mode": 1}),

@@ -167,7 +167,7 @@ class ConvTranspose(Node):
 class Pool(Node):
     """Max or average pooling over each channel.
 
-    ``kind`` is ``"max"``, ``"average"`` or ``"channels"``, the maximum over the channels of each pixel. Pixels outside the map are ignored (``max``) or add nothing (``average``). For ``max`` the accumulated value is the
+    ``kind`` is ``"max"``, ``"average"`` or ``"channels"``, the maximum over a window's pixels and all channels. Pixels outside the map are ignored (``max``) or add nothing (``average``). For ``max`` the accumulated value is the
     maximum itself (int8) and ``scale`` is ``[1.0]`` where the quantisation does not change. For ``average`` it is the sum over the window of (x − zero
     point), and ``scales[n]`` is the float32 factor for a window that has ``n`` pixels inside the map (all the same value where the
     divisor is the kernel's size); ``scale`` is then unused. ``biases[n]`` is added to the sum.

@@ -195,7 +195,7 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
     across = isinstance(node, Pool) and node.kind == "channels"
     if isinstance(node, Conv) or across:
         tensor = layout.graph.tensors[node.input]
-        columns = _across_columns(tensor, source, config) if across else _conv_columns(node, tensor, unfold, config)
+        columns = _across_columns(node, tensor, config) if across else _conv_columns(node, tensor, unfold, config)
         passes = min(column.passes for column in columns)
     else:
         kernel = getattr(node, "kernel", (1, 1))
@@ -417,16 +417,18 @@ def _boxes(used, start=(0, 0, 0)):
     return [tuple((at, at + size) for at, size in zip(start, used.shape))]
 
 
-def _across_columns(tensor, source, config):
+def _across_columns(node, tensor, config):
     """The column of a maximum over channels: pass after pass, each channel alone meets a weight of one in column 0."""
     chunks = []
+    taps = _most_taps(node)
     for row in range(min(config.rows, tensor.channels)):
-        for block in range(0, source.blocks, MAX_BLOCKS):
-            blocks = min(MAX_BLOCKS, source.blocks - block)
-            weights = np.zeros((blocks, config.rows, config.cols), np.int8)
-            channel = (block + np.arange(blocks)) * config.rows + row
-            weights[np.arange(blocks), np.where(channel < tensor.channels, row, 0), 0] = 1  # the first once more where there is none
-            chunks.append(Chunk(ky=0, kx=0, kernel_y=1, kernel_x=1, block=block, blocks=blocks, weights=weights))
+        weights = np.zeros((1, config.rows, config.cols), np.int8)
+        weights[0, row, 0] = 1
+        blocks = -(-(tensor.channels - row) // config.rows)  # that have a channel at this row
+        for ky, kx, block in itertools.product(*map(range, (0, 0, 0), (*node.kernel, blocks), (*taps, MAX_BLOCKS))):
+            size = {"kernel_y": min(taps[0], node.kernel[0] - ky), "kernel_x": min(taps[1], node.kernel[1] - kx)}
+            size["blocks"] = min(MAX_BLOCKS, blocks - block)
+            chunks.append(Chunk(ky=ky, kx=kx, block=block, weights=weights, hold=True, **size))
     return [Column(chunks=tuple(chunks), out_block=0, slot=0)]
 
 

@@ -117,7 +117,10 @@ def _node(operation, view, output, weight, *, kind=ir.Conv, scale=None, **shape)
     channels = len(weight)
     tensor = view.tensor
     if read_zero_point(operation, "x", tensor) != tensor.zero_point:
-        raise Refused("The engine reads a tensor with the zero point it was quantised with.")
+        raise Refused(
+            "The engine reads a tensor with the zero point it was quantised with.",
+            "Give the DequantizeLinear the zero point of the QuantizeLinear before it.",
+        )
     bias = _bias(operation, channels)
     bounds = accumulator_bounds(weight, bias, tensor.zero_point)
     if bounds.max() >= 1 << 31:
@@ -175,7 +178,10 @@ def lower_transposed(operation, features):
     output = features.output(operation, channels=len(scale), height=height, width=width)
     bias = fields.pop("bias")
     if (np.abs(bias - np.rint(bias)) > 1e-6 * np.maximum(1, np.abs(bias))).any() or np.abs(bias).max() >= 1 << 31:
-        raise Refused("The bias must be quantised with the product of the scales of input and weights.")
+        raise Refused(
+            "The bias must be quantised with the product of the scales of input and weights.",
+            "Quantise it to int32 with that scale, as `celosia quantize` does.",
+        )
     weight = fields.pop("weight")
     operation = replace(operation, operands=operation.operands | {"bias": np.rint(bias).astype(np.int32)})
     fields |= {"scale": checked_scale(scale.astype(np.float32)), **_limits(operation, output.tensor)}
@@ -194,7 +200,10 @@ def transposed(operation, size, output):
     operands, group = operation.operands, operation.attributes.get("group", 1)
     weight = centred_weights(operation, axis=int(operands["w_axis"]))
     if operands["w_scale"].size > 1 and operands["w_axis"] % weight.ndim != 1:
-        raise Refused("The weights of a transposed convolution must have one scale, or one for each output channel.")
+        raise Refused(
+            "The weights of a transposed convolution must have one scale, or one for each output channel.",
+            "Quantise them per tensor, or along axis 1.",
+        )
     if weight.ndim == 3:
         weight = weight[:, :, None, :]
     weight = weight.reshape(group, -1, *weight.shape[1:]).swapaxes(1, 2)
@@ -252,7 +261,9 @@ def _matrix(operation):
     """Return the weights ``[out, in]`` of a matrix product, less their zero point."""
     weight, transposed = operation.operands["w"], operation.attributes["w_transposed"]
     if weight.size != np.prod(weight.shape[-2:]):
-        raise Refused("The constant matrix must be the same for all of a batch.")
+        raise Refused(
+            "The constant matrix must be the same for all of a batch.", "Split the product into one MatMul for each matrix."
+        )
     if weight.ndim == 1:  # a row, or a column if it comes second
         transposed = True
     weight = centred_weights(operation, axis=-2 if transposed else -1).reshape(weight.shape[-2:])
@@ -268,10 +279,10 @@ def _bias(operation, channels):
         bias = np.broadcast_to(bias, (channels, bias.shape[1])).T
     if bias.ndim > 1:
         if (bias != bias[:1]).any():
-            raise Refused("The bias must be the same for every row.")
+            raise Refused("The bias must be the same for every row.", "Add it with an Add of its own.")
         bias = bias[0]
     elif operation.attributes.get("swapped") and bias.size > 1:
-        raise Refused("The bias must be the same for every row.")
+        raise Refused("The bias must be the same for every row.", "Add it with an Add of its own.")
     return np.broadcast_to(bias.reshape(-1), (channels,)).astype(np.int32)
 
 

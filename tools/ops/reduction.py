@@ -43,13 +43,7 @@ def _places(operation, features, view):
 
 
 def _window(tensor, places):
-    """Return what the terms of each result span: (channels, rows, columns) as True where that is the whole axis.
-
-    Raises
-    ------
-    Refused
-        If the terms are no such box.
-    """
+    """Return what the terms of each result span: (channels, rows, columns) as True where that is the whole axis; None if no such box."""
     shape = tensor.channels, tensor.height, tensor.width
     grid = np.arange(tensor.elements).reshape(shape)
     whole = [bool((coordinate != coordinate[:, :1]).any()) for coordinate in np.unravel_index(places, shape)]
@@ -60,18 +54,23 @@ def _window(tensor, places):
     if places.shape[1] != terms or len(places) != grid[first].size or any(
         tuple(row) not in boxes for row in np.sort(places, axis=1).tolist()
     ):
-        raise Refused("The engine reduces whole rows, columns or channels of a map, and this view of one has others.")
+        return None
     return tuple(whole)
 
 
 def lower_reduction(operation, features):
-    """Lower a reduction: over pixels as pooling, over channels as a convolution with ones or as a maximum of channels."""
-    view = features.view(operation.inputs[0])
-    tensor = view.tensor
-    if view.is_padded:
-        raise Refused("The engine folds Pad into a convolution or pooling only.")
+    """Lower a reduction: over pixels as pooling, over channels as a convolution with ones or as a maximum of the window's channels."""
+    name = operation.inputs[0]
+    view = features.rearrange(name) if features.view(name).is_padded else features.view(name)
     places = _places(operation, features, view)
-    channels, rows, columns = _window(tensor, places)
+    window = _window(view.tensor, places)
+    if window is None:
+        view = features.rearrange(name)
+        places = _places(operation, features, view)
+        window = _window(view.tensor, places)
+    if window is None:
+        raise Refused("The engine reduces whole rows, columns or channels of a map.")
+    tensor, (channels, rows, columns) = view.tensor, window
     size = {
         "channels": 1 if channels else tensor.channels,
         "height": 1 if rows else tensor.height,
@@ -91,8 +90,6 @@ def lower_reduction(operation, features):
         "output": made.name,
     }
     if operation.form in ("ReduceMax", "FloatReduceMax"):
-        if channels and (rows or columns):
-            raise Refused("The engine takes the maximum of pixels or of channels, not of both at once.")
         table = unary_table(operation, features) if operation.form == "FloatReduceMax" else None
         ones = np.ones(made.channels, np.float32)
         common |= {"scale": ones, "zero_point": 0, "table": table}
