@@ -15,8 +15,8 @@ __all__ = [
 ACT_READ_LATENCY = 2
 """Cycles from an accepted activation read to its data: block RAM, then a register behind the bank multiplexer."""
 
-ACT_WRITE_LATENCY = 2
-"""Cycles from an accepted activation write to the first read that sees it: a register in front of the banks, then block RAM."""
+ACT_WRITE_LATENCY = 3
+"""Cycles from an accepted activation write to the first read that sees it: at most two registers in front of the banks, then block RAM."""
 
 ACC_READ_LATENCY = 2
 """Cycles from an accumulator read to its data."""

@@ -278,8 +278,11 @@ class ActivationMemory(wiring.Component):
             m.d.comb += read.addr.eq(index)
         view.answer_late(m, Value.cast(self.read_load.data))
 
-        # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them.
-        first, last = self.write_store, self.write_load
+        # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them. The store
+        # unit's is registered first: the load unit waits for it, and must not wait for the way through both units.
+        first, last = Signal.like(self.write_store.payload, reset_less=True), self.write_load
+        busy = Signal()
+        m.d.sync += [first.eq(self.write_store.payload), busy.eq(self.write_store.valid)]
         addr, value, mask = Signal(16), Signal(shape), Signal(config.rows)
         with m.If(view.write):
             m.d.comb += [addr.eq(view.entry), Value.cast(value).eq(view.value), mask.eq(view.mask)]
@@ -287,14 +290,13 @@ class ActivationMemory(wiring.Component):
             m.d.comb += [addr.eq(last.payload.addr), value.eq(last.payload.data)]
             m.d.comb += mask.eq(Mux(last.valid, last.payload.mask, 0))
         m.d.comb += [
-            first.ready.eq(1),
-            last.ready.eq(~(first.valid & (first.payload.addr[:bits] == last.payload.addr[:bits]))),
+            self.write_store.ready.eq(1),
+            last.ready.eq(~(busy & (first.addr[:bits] == last.payload.addr[:bits]))),
         ]
         for bank, (_, write) in enumerate(ports):
             m.d.sync += write.en.eq(0)
-            with m.If(first.valid & (first.payload.addr[:bits] == bank)):
-                m.d.sync += [write.addr.eq(first.payload.addr[bits:]), write.data.eq(first.payload.data)]
-                m.d.sync += write.en.eq(first.payload.mask)
+            with m.If(busy & (first.addr[:bits] == bank)):
+                m.d.sync += [write.addr.eq(first.addr[bits:]), write.data.eq(first.data), write.en.eq(first.mask)]
             with m.Else():
                 m.d.sync += [write.addr.eq(addr[bits:]), write.data.eq(value)]
                 with m.If(addr[:bits] == bank):

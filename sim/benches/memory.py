@@ -28,7 +28,7 @@ async def traffic_equals_the_model(dut):
     cycles = await _start(dut, readers)
     model = await _fill(dut, cycles, config, rng)
     layout = ActWrite(rows=config.rows)
-    due = []
+    due, behind = [], None
     landing = deque(maxlen=ACT_WRITE_LATENCY)  # addresses of writes that not every read sees yet
     for cycle in range(given["count"]):
         writes, reads = {}, {}
@@ -62,22 +62,29 @@ async def traffic_equals_the_model(dut):
                 if bank not in busy:
                     due.append((cycle + ACT_READ_LATENCY, unit, bytes(model[reads[unit]])))
                 busy.add(bank)
-        busy = set()
-        for unit in WRITERS:
-            if unit in writes:
-                addr, data, mask = writes[unit]
-                assert _port(dut, f"write_{unit}", "ready").value == int(addr % config.act_banks not in busy)
-                if addr % config.act_banks not in busy:
-                    for lane in range(config.rows):
-                        if mask >> lane & 1:
-                            model[addr][lane] = data[lane]
-                busy.add(addr % config.act_banks)
+        # The store unit's write meets the load unit's one cycle after it was taken.
+        assert _port(dut, "write_store", "ready").value == 1
+        meeting = [behind] if behind else []
+        if "load" in writes:
+            refused = behind is not None and behind[0] % config.act_banks == writes["load"][0] % config.act_banks
+            assert _port(dut, "write_load", "ready").value == int(not refused)
+            meeting += [] if refused else [writes["load"]]
+        _write(model, meeting)
+        behind = writes.get("store")
         await cycles.drive()
+    _write(model, [behind] if behind else [])
     for name in (*(f"read_{unit}" for unit in readers), *(f"write_{unit}" for unit in WRITERS)):
         _port(dut, name, "valid").value = 0  # the host comes only when nobody else does
     for addr in range(config.act_depth * config.rows // 4):
         word, part = divmod(addr, config.rows // 4)
         assert await _host_read(dut, cycles, addr) == int.from_bytes(model[word][4 * part : 4 * part + 4], "little")
+
+
+def _write(model, words):
+    for addr, data, mask in words:
+        for lane, byte in enumerate(data):
+            if mask >> lane & 1:
+                model[addr][lane] = byte
 
 
 async def _start(dut, readers):
