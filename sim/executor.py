@@ -6,6 +6,7 @@ there, in the order in which the sequencer would hand them out.
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 
@@ -147,6 +148,9 @@ class Executor:
 
     def fetch(self, port):
         """Read an output ``[batch, *port.shape]`` from the activation memory."""
+        if port.plane_step:
+            planes = [self.fetch(replace(port, plane_step=0, address=port.address + k * port.plane_step)) for k in range(4)]
+            return np.stack(planes, axis=-1).view("<i4")[..., 0]
         batch = len(self.act)
         dtype = np.uint8 if port.unsigned else np.int8
         if port.layout == "dense":

@@ -46,6 +46,8 @@ def run(graph, inputs, *, watch=None):
             acc = x + np.broadcast_to(node.bias, x.shape[1:2]).astype(np.int64)[:, None, None]
         if isinstance(node, ir.Pool):
             result = _pooling(node, x, tensor.zero_point)
+        elif node.raw:
+            result = acc.astype(np.int32)
         elif isinstance(node, ir.Rearrange):
             result = _rearranged(node, [values[name] for name in node.tensors])
         else:

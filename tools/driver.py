@@ -3,7 +3,7 @@
 Written against :class:`celosia.sim.transport.Transport`; the same code runs an engine in any simulator and on a board.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -230,6 +230,9 @@ class Driver:
             self._write_words(self._word(port, block, top), words.reshape(-1))
 
     def _fetch(self, port):
+        if port.plane_step:
+            planes = [self._fetch(replace(port, plane_step=0, address=port.address + k * port.plane_step)) for k in range(4)]
+            return np.stack(planes, axis=-1).view("<i4")[..., 0]
         if port.layout == "dense":
             size = int(np.prod(port.shape))
             values = self._read_words(port.address, -(-size // self.config.rows)).reshape(-1)[:size]

@@ -28,7 +28,7 @@ class Port:
 
     ``layout`` is ``"dense"`` (plain row-major bytes of ``shape``) or ``"blocked"`` (see :mod:`celosia.rtl.isa`); ``address`` is its first word.
     For ``blocked``, ``channels × height × width``, ``block_step`` and ``row_step`` place it; ``matrix`` says that the ONNX shape is
-    ``[M, K]`` with channels last. ``unsigned`` says that the ONNX dtype is uint8: dense inputs are stored as they are (the engine
+    ``[M, K]`` with channels last. With ``plane_step`` other than zero the tensor is int32: byte ``k`` of each value lies ``k * plane_step`` words further. ``unsigned`` says that the ONNX dtype is uint8: dense inputs are stored as they are (the engine
     inverts the top bit itself), blocked outputs hold the int8 value and the driver adds 128. ``batched`` says that the ONNX value has
     a batch dimension of one in front of ``shape``.
     """
@@ -44,6 +44,7 @@ class Port:
     block_step: int = 0
     row_step: int = 0
     matrix: bool = False
+    plane_step: int = 0
     batched: bool = True
 
 

@@ -130,6 +130,7 @@ def _port(placement, allocation):
         block_step=view.block_step,
         row_step=view.row_step,
         matrix=tensor.matrix,
+        plane_step=view.words if tensor.wide else 0,
         **facts,
     )
 

@@ -36,6 +36,8 @@ class Tensor:
         In the int8 domain, −128…127 (a uint8 tensor's less 128).
     unsigned : bool
         The ONNX tensor is uint8: same values plus 128.
+    wide : bool
+        The values are int32, and lie in the memory as four planes of bytes. Only the host reads such a tensor.
     """
 
     name: str
@@ -48,13 +50,14 @@ class Tensor:
     scale: np.float32
     zero_point: int
     unsigned: bool = False
+    wide: bool = False
 
     @property
     def elements(self):
         return self.channels * self.height * self.width
 
     def dump(self):
-        kind = ("u" if self.unsigned else "") + "int8"
+        kind = "int32" if self.wide else ("u" if self.unsigned else "") + "int8"
         return f"{self.name} {self.channels}x{self.height}x{self.width} {kind} scale {self.scale:.6g} zero point {self.zero_point}"
 
 
@@ -107,6 +110,7 @@ class Node:
     high: int = 127
     table: np.ndarray | None = None  # int8 [256], index = the value's bits
     combine: Combine | None = None
+    raw: bool = False  # the result is the accumulated value itself, bias included, as int32: the output is `wide`
     fused: tuple = ()  # names of ONNX values that exist only inside this node
 
     @property

@@ -77,6 +77,7 @@ class Placement:
         if self.view is None:
             return base + np.arange(self.words)
         block, row, column = np.ogrid[: self.view.blocks, : self.view.height, : self.view.width]
+        base += np.arange(0, self.words, self.view.words)[:, None, None, None] if self.tensor.wide else 0
         return (base + self.offset + block * self.view.block_step + row * self.view.row_step + column).ravel()
 
     @property
@@ -169,7 +170,8 @@ def _is_blocked_when_dense(tensor, rows):
 def _place(tensor, is_input, config):
     view = _blocked_view(tensor, config.rows)
     if not is_input:
-        return Placement(tensor=tensor, kind="matrix" if tensor.matrix else "blocked", words=view.words, view=view)
+        words = view.words * (4 if tensor.wide else 1)
+        return Placement(tensor=tensor, kind="matrix" if tensor.matrix else "blocked", words=words, view=view)
     words = -(-tensor.elements // config.rows)
     if not _is_blocked_when_dense(tensor, config.rows):
         view = None

@@ -15,7 +15,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from celosia.tools.compiler import weighted
+from celosia.tools.compiler import integer, weighted
 from celosia.tools.compiler.graph import Operation, OperationGraph, Value, references
 from celosia.tools.compiler.importer import node_name, session_options
 from celosia.tools.errors import BadModel
@@ -28,6 +28,8 @@ class NoShapes(BadModel):
 
 
 OPERANDS = {
+    "ConvInteger": ("x", "w", "x_zero_point", "w_zero_point"),
+    "MatMulInteger": ("x", "w", "x_zero_point", "w_zero_point"),
     "QLinearConv": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale", "y_zero_point", "bias"),
     "QGemm": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "bias", "y_scale", "y_zero_point"),
     "QLinearMatMul": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale", "y_zero_point"),
@@ -83,7 +85,8 @@ def legalise(source):
         if node.op_type == "QuantizeLinear":
             operation = islands.find(node) or _weighted(node, islands.producers, constants)
         operation = operation or _single(node, constants)
-        for part in _outputs(operation):
+        parts = integer.split(operation, values, constants) if operation.form in integer.INTEGER else _outputs(operation)
+        for part in parts:
             operations.append(replace(part, **origins.find(part)))
     header = onnx.ModelProto()
     header.CopyFrom(model)
@@ -107,7 +110,12 @@ def _optimise(source):
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
         try:
-            onnxruntime.InferenceSession(source.model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(
+                source.model.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=[*integer.FUSIONS],
+            )
         except Exception as error:
             raise refused(source, error) from None
         model = onnx.load(options.optimized_model_filepath)
@@ -178,9 +186,9 @@ def _single(node, constants):
         if name in constants
     }
     attributes, form = _attributes(node), node.op_type
-    if node.op_type in ("QGemm", "QLinearMatMul"):
+    if node.op_type in ("MatMulInteger", "QGemm", "QLinearMatMul"):
         operands, attributes = _product(operands, attributes)
-        form = node.op_type if "w" in operands else "Product"
+        form = node.op_type if "w" in operands or node.op_type == "MatMulInteger" else "Product"
     return Operation(
         name=node_name(node),
         operator=node.op_type,
@@ -321,7 +329,7 @@ def _quantisation(graph):
     for operation in graph.operations:
         note(operation.output, operation, "y")
     for operation in graph.operations:
-        if operation.form in ("QLinearAdd", "Product"):
+        if operation.form in ("QLinearAdd", "Product", "ProductInteger"):
             prefixes = ("a", "b") if operation.form == "QLinearAdd" else ("x", "w")
             activations = [prefix for prefix in prefixes if prefix not in operation.operands]
             for name, prefix in zip(operation.inputs, activations):

@@ -38,6 +38,22 @@ def conversion(case):
     return case.operation.form in ("QuantizeLinear", "DequantizeLinear")
 
 
+def run_time_zero_point(case):
+    """The zero point is computed at run time: the host takes off what it adds to the sums.
+
+    Quantise statically: `celosia quantize` on the float model.
+    """
+    return case.operation.form == "ZeroPoint"
+
+
+def dynamic_quantisation(case):
+    """DynamicQuantizeLinear needs the whole tensor before it knows its scale: the host computes it.
+
+    Quantise statically: `celosia quantize` on the float model.
+    """
+    return case.operation.form == "DynamicQuantizeLinear"
+
+
 def no_such_operator(case):
     """The engine has no {operator}."""
     return all(value.dtype.kind != "f" for value in case.values)
@@ -102,7 +118,7 @@ def floating_point(case):
 
 
 REASONS = (
-    conversion, no_such_operator, scale_is_a_list, batch_normalisation_after_it, activation_limits_more,
+    conversion, run_time_zero_point, dynamic_quantisation, no_such_operator, scale_is_a_list, batch_normalisation_after_it, activation_limits_more,
     limits_more_than_quantisation, batch_normalisation, not_quantised, floating_point,
 )  # fmt: skip
 

@@ -287,6 +287,7 @@ class _Builder:
     def store_steps(self, region, group, bank):
         """Yield one STORE per slot of a group."""
         node, dest = self.node, self.work.dest
+        dest_words = self.layout.placements[node.output].view.words
         acc = 0
         for slot in sorted({column.slot for column in group.columns}):
             columns = [column for column in group.columns if column.slot == slot]
@@ -319,14 +320,15 @@ class _Builder:
                     extra["add"] = (node.combine.k_result, node.combine.k_operand, node.combine.k_zero)
                 elif node.combine.op == Op.MUL:
                     fields |= {"combine_low": node.combine.zero_point, "combine_high": 0}
-            yield Step(
-                opcode=Opcode.STORE,
-                layer=self.layer,
-                fields=fields,
-                dest=self.ref(node.output, offset),
-                params=params,
-                **extra,
-            )
+            for plane in range(4 if node.raw else 1):
+                yield Step(
+                    opcode=Opcode.STORE,
+                    layer=self.layer,
+                    fields=fields | ({"raw": plane + 1} if node.raw else {}),
+                    dest=self.ref(node.output, offset + plane * dest_words),
+                    params=params,
+                    **extra,
+                )
             acc += blocks * region.pixels
 
     def _operand(self, first, region, fields):

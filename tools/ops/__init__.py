@@ -3,7 +3,7 @@
 ``FAMILIES`` is what `celosia ops` and the documentation show, ``FORMS`` finds the family of an operation.
 """
 
-from celosia.tools.ops import convolution, elementwise, movement, pooling, product, reduction
+from celosia.tools.ops import convolution, elementwise, integer, movement, pooling, product, reduction
 from celosia.tools.ops.family import Family, Features, Lowered, Refused, View, sentence, suggestion
 
 __all__ = ["FAMILIES", "FORMS", "Family", "Features", "Lowered", "Refused", "View", "rows", "sentence", "suggestion"]
@@ -11,6 +11,7 @@ __all__ = ["FAMILIES", "FORMS", "Family", "Features", "Lowered", "Refused", "Vie
 FAMILIES = (
     *convolution.FAMILIES,
     *product.FAMILIES,
+    *integer.FAMILIES,
     *pooling.FAMILIES,
     *reduction.FAMILIES,
     *elementwise.FAMILIES,

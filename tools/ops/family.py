@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-PRODUCTS = ("Product", "QGemm", "QLinearMatMul")
+PRODUCTS = ("MatMulInteger", "Product", "ProductInteger", "QGemm", "QLinearMatMul")
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 MAX_EXTENT, MAX_STRIDE = 4095, 15  # of rows and columns that an instruction reads
 IN_PLACE = ("QLinearAdd", "QLinearLeakyRelu", "QLinearSigmoid", "Unary")

@@ -121,7 +121,8 @@ def _heads(operation, features, rows, columns):
     """Return how many products of a batch lie side by side: those that a Transpose joins to rows for what comes next."""
     shape = features.value(operation.output).shape
     readers = features.readers(operation.output)
-    if len(shape) < 4 or operation.output in features.graph.outputs or len(readers) != 1:
+    wide = not features.value(operation.output).is_quantised
+    if wide or len(shape) < 4 or operation.output in features.graph.outputs or len(readers) != 1:
         return 1
     perm = list(readers[0].attributes.get("perm") or ()) if readers[0].form == "Transpose" else []
     rank = len(shape)
