@@ -10,7 +10,7 @@ from celosia.rtl.isa import Opcode
 from celosia.sim.executor import instructions_of
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.ir import Matrices
-from celosia.tools.ops.product import places
+from celosia.tools.compiler.product import places
 from celosia.tools.program import EngineSegment
 from celosia.tools.session import InferenceSession
 

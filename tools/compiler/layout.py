@@ -139,7 +139,7 @@ def lay_out(graph, config, options):
     UnsupportedOperator
         If a map or a node is beyond what the instructions can express.
     """
-    graph, made, aliases = prepare(graph, config)
+    graph, made, aliases = prepare(graph, config, options.keeps)
     graph, copies = _copy_inputs(graph, config)
     placements = {name: _place(tensor, name in graph.inputs, config) for name, tensor in graph.tensors.items()}
     for name, tensor in aliases.items():

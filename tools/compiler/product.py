@@ -21,7 +21,7 @@ import numpy as np
 
 from celosia.tools.compiler.ir import Conv, Copy, Matrices, Product, Rearrange, Tensor
 
-__all__ = ["Fill", "Filling", "fillings", "folded_bias", "pieces", "prepare"]
+__all__ = ["Fill", "Filling", "fillings", "folded_bias", "pieces", "places", "prepare"]
 
 MAX_UNFOLDED = 1024  # channels of UNFOLD
 MAX_GROUPS = 256
@@ -58,12 +58,29 @@ class Filling:
         return len(self.columns) * self.depth
 
 
+def places(index, tensor):
+    """Return the :class:`~celosia.tools.compiler.ir.Matrices` of ``index`` ``[products, rows, columns]``, elements of ``tensor``; None if there are none."""
+    pixels = tensor.height * tensor.width
+    channel, pixel = np.divmod(index, pixels)
+    for transposed in (False, True):
+        down, along = (pixel, channel) if not transposed else (pixel.swapaxes(1, 2), channel.swapaxes(1, 2))
+        step = int(down[0, 1, 0] - down[0, 0, 0]) if down.shape[1] > 1 else 1
+        rows, columns = np.arange(down.shape[1])[:, None], np.arange(down.shape[2])
+        first, start = along[:, :1, :1], down[:, :1, :1]
+        if step >= 0 and (along == first + columns).all() and (down == start + rows * step).all():
+            return Matrices(
+                pixels=tuple(map(int, start.ravel())), channels=tuple(map(int, first.ravel())), step=step, transposed=transposed
+            )
+    return None
+
+
 # Before tensors are placed --------------------------------------------------------------------------------------------
 
 
-def prepare(graph, config):
+def prepare(graph, config, keeps=lambda name: False):
     """Return the graph with copies of what its products cannot take where it lies; the names of the copies; and the tensors that are
-    other ones read as dense bytes, by name."""
+    other ones read as dense bytes, by name. A result that ``keeps`` does not name and that is only moved is written where it goes."""
+    graph = _write_in_place(graph, keeps)
     nodes, tensors, aliases, copies = [], dict(graph.tensors), {}, []
     for node in graph.nodes:
         if isinstance(node, Product):
@@ -74,6 +91,33 @@ def prepare(graph, config):
         else:
             nodes.append(node)
     return graph.replace(nodes=tuple(nodes), tensors=tensors), copies, aliases
+
+
+def _write_in_place(graph, keeps):
+    """Return the graph without the rearrangements of results that the products can make as they are wanted: heads side by side."""
+    nodes, tensors = list(graph.nodes), dict(graph.tensors)
+    for node in graph.nodes:
+        if not isinstance(node, Product) or node.combine or node.output in graph.outputs or keeps(node.output):
+            continue
+        readers = [reader for reader in nodes if node.output in reader.inputs]
+        moved = readers[0] if len(readers) == 1 else None
+        if not isinstance(moved, Rearrange) or moved.more or not moved.keeps_values or moved.part.any():
+            continue
+        tensor, made = tensors[node.output], tensors[moved.output]
+        if made.elements != tensor.elements or (np.bincount(moved.index.ravel(), minlength=tensor.elements) != 1).any():
+            continue
+        wanted = np.argsort(moved.index.ravel())[node.result_at.elements(node.rows, node.columns, tensor)]
+        result_at = places(wanted, made)
+        if result_at is None or result_at.transposed:
+            continue
+        column = np.empty(made.elements, int)
+        column[wanted] = np.arange(node.columns)
+        column = column.reshape(made.channels, -1)[:, 0]
+        changes = {"output": moved.output, "result_at": result_at, "scale": node.scale[column], "bias": node.bias[column]}
+        nodes[nodes.index(node)] = dataclasses.replace(node, fused=(*node.fused, node.output), **changes)
+        nodes.remove(moved)
+        del tensors[node.output]
+    return graph.replace(nodes=tuple(nodes), tensors=tensors)
 
 
 class _Maker:

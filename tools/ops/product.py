@@ -6,10 +6,11 @@ Golden: as for products with constant weights (:mod:`celosia.tools.ops.convoluti
 import numpy as np
 
 from celosia.tools.compiler import ir
+from celosia.tools.compiler.product import places
 from celosia.tools.ops.convolution import output_is_8_bit, requantisation_scales
 from celosia.tools.ops.family import Family, Lowered, Refused, View, quantised_per_tensor, read_zero_point
 
-__all__ = ["FAMILIES", "places"]
+__all__ = ["FAMILIES", "lower_product", "short_enough"]
 
 MOST_TERMS = ((1 << 31) - (1 << 27)) // (255 * 255 + 2 * 128 * 128)
 """Products whose sum, and each of whose corrections by a zero point, stays inside int32 together with a bias below 2**27."""
@@ -30,22 +31,6 @@ def short_enough(operation, features):
     """
     shape = features.value(operation.inputs[0]).shape
     return shape[-2 if operation.attributes["x_transposed"] and len(shape) > 1 else -1] <= MOST_TERMS
-
-
-def places(index, tensor):
-    """Return the :class:`ir.Matrices` of ``index`` ``[products, rows, columns]``, elements of ``tensor``; None if there are none."""
-    pixels = tensor.height * tensor.width
-    channel, pixel = np.divmod(index, pixels)
-    for transposed in (False, True):
-        down, along = (pixel, channel) if not transposed else (pixel.swapaxes(1, 2), channel.swapaxes(1, 2))
-        step = int(down[0, 1, 0] - down[0, 0, 0]) if down.shape[1] > 1 else 1
-        rows, columns = np.arange(down.shape[1])[:, None], np.arange(down.shape[2])
-        first, start = along[:, :1, :1], down[:, :1, :1]
-        if step >= 0 and (along == first + columns).all() and (down == start + rows * step).all():
-            return ir.Matrices(
-                pixels=tuple(map(int, start.ravel())), channels=tuple(map(int, first.ravel())), step=step, transposed=transposed
-            )
-    return None
 
 
 def _operand(features, name, transposed, column):
@@ -88,14 +73,9 @@ def lower_product(operation, features):
         if merged is not None:
             left, right, count, rows = merged, right.first, 1, count * rows
     shape = features.value(operation.output).shape
-    heads = _heads(operation, features, rows, columns) if count > 1 else 1
-    made = features.tensor(operation.output, channels=heads * columns, height=count // heads * rows, width=1, matrix=True)
-    pair = np.arange(count)
-    result = ir.Matrices(
-        pixels=tuple(map(int, pair // heads * rows)), channels=tuple(map(int, pair % heads * columns)), step=1
-    )
-    at = np.arange(rows)[:, None] + np.array(result.pixels)[:, None, None]
-    index = (np.arange(columns) + np.array(result.channels)[:, None, None]) * (made.height * made.width) + at
+    made = features.tensor(operation.output, channels=columns, height=count * rows, width=1, matrix=True)
+    result = ir.Matrices(pixels=tuple(range(0, count * rows, rows)), channels=(0,) * count, step=1)
+    index = result.elements(rows, columns, made)
     scale = requantisation_scales(operation, columns)
     node = ir.Product(
         name=operation.name,
@@ -110,23 +90,11 @@ def lower_product(operation, features):
         left_at=left,
         right_at=right,
         result_at=result,
-        scale=np.tile(np.broadcast_to(scale, (columns,)), heads),
-        bias=np.tile(_bias(operation, columns), heads),
+        scale=np.broadcast_to(scale, (columns,)),
+        bias=_bias(operation, columns),
         zero_point=made.zero_point,
     )
     return Lowered(node=node, view=View(tensor=made, index=index.reshape(shape)))
-
-
-def _heads(operation, features, rows, columns):
-    """Return how many products of a batch lie side by side: those that a Transpose joins to rows for what comes next."""
-    shape = features.value(operation.output).shape
-    readers = features.readers(operation.output)
-    wide = not features.value(operation.output).is_quantised
-    if wide or len(shape) < 4 or operation.output in features.graph.outputs or len(readers) != 1:
-        return 1
-    perm = list(readers[0].attributes.get("perm") or ()) if readers[0].form == "Transpose" else []
-    rank = len(shape)
-    return shape[-3] if perm == [*range(rank - 3), rank - 2, rank - 3, rank - 1] else 1
 
 
 def _bias(operation, columns):
