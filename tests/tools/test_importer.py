@@ -5,7 +5,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from celosia.tools.compiler.importer import load, refuse_float
+from celosia.tools.compiler.batch import split_batch
+from celosia.tools.compiler.importer import load, refuse_float, session_options
 from celosia.tools.compiler.legalise import legalise
 from celosia.tools.errors import BadModel, UnsupportedOperator
 
@@ -131,3 +132,13 @@ def test_constants_among_the_inputs_are_constants(tmp_path, version):
     source = load(path)
     assert [name for name, *_ in source.inputs] == ["x"]
     assert [value.name for value in source.model.graph.input] == ["x"]
+
+
+def test_a_shape_with_the_batch_in_it_is_made_for_one():
+    nodes = [dequantise(), helper.make_node("Reshape", ["xd", "rows"], ["z"])]
+    whole = model(nodes, shape=(4, 3, 5))
+    whole.graph.initializer.append(numpy_helper.from_array(np.array([12, 5]), "rows"))
+    inputs = list(whole.graph.input)
+    split_batch(whole, inputs, session_options)
+    assert [dim.dim_value for dim in whole.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 5]
+    assert numpy_helper.to_array(whole.graph.initializer[-1]).tolist() == [3, 5]
