@@ -3,8 +3,7 @@
 ============  ================================================================================================
 step          by
 ============  ================================================================================================
-prepare       dequantised constants folded here; then ``quant_pre_process``: constant and batch-norm folding, shapes; an AveragePool
-              over the whole map becomes a GlobalAveragePool, which has a scale of its own and so no ties (``docs/numerics.md``)
+prepare       ``quant_pre_process``: constant and batch-norm folding, shapes; and :mod:`celosia.tools.float_rewrites`
 calibrate     ``quantize_static`` runs the float model on the calibration samples and notes ranges
 quantise      QDQ form; activations int8 with a zero point, so that a Relu is the lower end of its range and disappears (ONNX
               Runtime would compute the layer in float if it did not); weights int8, symmetric, per output channel
@@ -22,12 +21,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import onnx.version_converter
-from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from celosia.tools.compiler.importer import load
 from celosia.tools.errors import BadInput, BadModel
+from celosia.tools.float_rewrites import convolve_normalisations, fold_dequantised, functions_of_one_tensor, pool_globally
 from celosia.tools.session import check_feed
 
 __all__ = ["METHODS", "prepare", "quantize", "split"]
@@ -40,6 +40,11 @@ METHODS = {
 """How ranges follow from what was seen, the default first: the 99.999th percentile lost least on the MLPerf Tiny networks."""
 OPSET = 13
 """The first one with scales per channel."""
+
+ACTIVATIONS = (
+    "Celu", "Elu", "Gelu", "HardSigmoid", "HardSwish", "Mish", "PRelu", "Selu", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"
+)  # fmt: skip
+"""Operators that are quantised besides those ONNX Runtime quantises of itself."""
 
 FLOAT_AT_THE_END = ("Softmax", "LogSoftmax")
 CHUNK = 16
@@ -69,15 +74,16 @@ def prepare(path):
     model = source.model
     with tempfile.TemporaryDirectory() as folder, _quiet():
         try:
-            if _opset(model) < OPSET:
+            if any(entry.domain in ("", "ai.onnx") and entry.version < OPSET for entry in model.opset_import):
                 model = onnx.version_converter.convert_version(model, OPSET)
-            _fold_dequantised(model)
+            fold_dequantised(model)
             onnx.save(model, f"{folder}/float.onnx")
             quant_pre_process(f"{folder}/float.onnx", f"{folder}/prepared.onnx", skip_symbolic_shape=True)
         except Exception as error:
             raise BadModel(source.file, f"cannot be prepared for quantisation: {_reason(error)}") from None
         prepared = replace(load(f"{folder}/prepared.onnx"), file=source.file)
-    _pool_globally(prepared.model)
+    pool_globally(prepared.model)
+    convolve_normalisations(prepared.model)
     return prepared
 
 
@@ -119,9 +125,10 @@ def quantize(source, feed, output, *, method="percentile", per_channel=True, pro
                 per_channel=per_channel,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=at_the_end,
+                op_types_to_quantize=sorted({*QDQRegistry, *QLinearOpsRegistry, *ACTIVATIONS}),
+                nodes_to_exclude=[*at_the_end, *functions_of_one_tensor(model)],
                 calibrate_method=METHODS[method],
-                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True, "CalibStridedMinMax": chunk},
+                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True, "CalibStridedMinMax": chunk, "ForceQuantizeNoInputCheck": True},
             )
     except Exception as error:
         raise BadModel(source.file, f"cannot be quantised: {_reason(error)}") from None
@@ -182,44 +189,6 @@ class _Reader(CalibrationDataReader):
         self.place += 1
         self.progress(1)
         return sample
-
-
-def _opset(model):
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OPSET)
-
-
-def _fold_dequantised(model):
-    """Replace each DequantizeLinear of constants by the float constant: some exporters store weights in eight bits."""
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type != "DequantizeLinear" or not all(name in constants for name in node.input if name):
-            kept.append(node)
-            continue
-        values, scale, *zero = (numpy_helper.to_array(constants[name]) for name in node.input if name)
-        axis = next((entry.i for entry in node.attribute if entry.name == "axis"), 1)
-        shape = [1] * values.ndim
-        if scale.size > 1:
-            shape[axis] = -1
-        difference = values.astype(np.int32) - (zero[0].astype(np.int32).reshape(shape) if zero else 0)
-        real = difference.astype(np.float32) * scale.reshape(shape if values.ndim else ())
-        model.graph.initializer.append(numpy_helper.from_array(real.astype(np.float32), node.output[0]))
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-
-
-def _pool_globally(model):
-    """Turn each AveragePool whose window is the whole map into a GlobalAveragePool."""
-    values = (*model.graph.input, *model.graph.value_info)
-    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
-    for node in model.graph.node:
-        if node.op_type != "AveragePool":
-            continue
-        attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-        padded = any(attributes.get("pads", ())) or attributes.get("auto_pad", b"NOTSET").startswith(b"SAME")
-        if not padded and shapes.get(node.input[0], [])[2:] == list(attributes["kernel_shape"]):
-            node.op_type = "GlobalAveragePool"
-            del node.attribute[:]
 
 
 @contextlib.contextmanager
