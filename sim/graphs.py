@@ -5,7 +5,7 @@ For tests of the compiler, the golden executor and the hardware. Scales are chos
 
 import numpy as np
 
-from celosia.tools.compiler.ir import Combine, Conv, Copy, Graph, Pool, Tensor
+from celosia.tools.compiler.ir import Combine, Conv, Copy, Graph, Pool, Rearrange, Tensor
 
 __all__ = ["GraphBuilder", "matmul_graph", "random_graph", "random_inputs"]
 
@@ -76,6 +76,21 @@ class GraphBuilder:
         return Combine(
             tensor=tensor, k_result=k_result, k_operand=k_operand, k_zero=int(self.rng.integers(-20, 20)) << 24, low=-120
         )
+
+    def rearrange(self, sources, part, index, *, rescaled=False, **extra):
+        """Add a rearrangement; ``part`` and ``index`` are those of :class:`Rearrange`, in the shape of the result."""
+        name = self._tensor(None, *part.shape, False, False)
+        zero_point = self.tensors[name].zero_point
+        zeros = [self.tensors[source].zero_point if rescaled else zero_point for source in sources]
+        scales = [np.float32(self.rng.choice([0.5, 0.75, 1, 1.7]) if rescaled else 1) for _ in sources]
+        arrays = {"part": part, "index": index, "scales": tuple(scales), "zeros": tuple(zeros), "more": tuple(sources[1:])}
+        return self._node(Rearrange, "Rearrange", sources[0], name, scale=np.ones(1, np.float32), **arrays, **extra)
+
+    def places(self, source, part=0):
+        """Return ``part`` and ``index`` that take a tensor as it is."""
+        x = self.tensors[source]
+        index = np.arange(x.elements).reshape(x.channels, x.height, x.width)
+        return np.full(index.shape, part), index
 
     def graph(self, outputs):
         """Return the finished :class:`Graph`."""

@@ -13,7 +13,8 @@ __all__ = ["Elements", "map_size", "rearranged"]
 
 WORD = 16
 MOST_WORDS = 4
-"""Channels of a word, for estimates only; and how many words a word may be made of if the host could move the elements instead."""
+MOST_MOVES = 1 << 16
+"""Channels of a word, for estimates only; how many words a word may be made of if the host could move the elements instead; and how many in all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +55,10 @@ class Elements:
         """Whether fewer words have to be moved if the last axis becomes the channels."""
         shape = self.index.shape
         return len(shape) > 2 and self.words(matrix=True)[1] < self.words(matrix=False)[1]
+
+    def is_bounded(self, *, matrix):
+        """Whether the engine can move the elements in a program of reasonable length."""
+        return self.words(matrix=matrix)[1] <= MOST_MOVES
 
     @property
     def is_cheap(self):

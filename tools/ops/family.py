@@ -220,6 +220,8 @@ class Features:
         if matrix is None:
             rows = elements.index.ndim > 1 and int(np.prod(elements.index.shape[:-1])) > 1
             matrix = rows and (self._matrix_use(name) == "rows" or elements.is_better_as_matrix)
+        if not elements.is_bounded(matrix=matrix):
+            raise Refused("Neighbouring channels come from too many places: the elements would be picked one by one.")
         operation = next(iter(self._producers.get(name, ())), None)
         tensor, index, node = rearranged(elements, operation, title or name, matrix=matrix)
         return Lowered(view=View(tensor=tensor, index=index), node=node)
