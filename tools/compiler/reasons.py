@@ -54,6 +54,22 @@ def dynamic_quantisation(case):
     return case.operation.form == "DynamicQuantizeLinear"
 
 
+def normalises_rows(case):
+    """{operator} divides by a sum that differs from row to row, in floating point: the host computes it.
+
+    The layers around it stay on the engine; a final Softmax may be left out where only the largest value counts.
+    """
+    return case.operator in ("LayerNormalization", "LogSoftmax", "SimplifiedLayerNormalization", "Softmax")
+
+
+def gives_places(case):
+    """{operator} gives 64-bit places instead of values: the host computes it.
+
+    At the end of a network that is one small step after the engine's last layer.
+    """
+    return case.operator in ("ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "TopK")
+
+
 def no_such_operator(case):
     """The engine has no {operator}."""
     return all(value.dtype.kind != "f" for value in case.values)
@@ -118,8 +134,9 @@ def floating_point(case):
 
 
 REASONS = (
-    conversion, run_time_zero_point, dynamic_quantisation, no_such_operator, scale_is_a_list, batch_normalisation_after_it, activation_limits_more,
-    limits_more_than_quantisation, batch_normalisation, not_quantised, floating_point,
+    conversion, run_time_zero_point, dynamic_quantisation, normalises_rows, gives_places, no_such_operator, scale_is_a_list,
+    batch_normalisation_after_it, activation_limits_more, limits_more_than_quantisation, batch_normalisation, not_quantised,
+    floating_point,
 )  # fmt: skip
 
 
