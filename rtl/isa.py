@@ -219,7 +219,8 @@ class StoreInstruction(data.Struct):
        with ``advance``, the same ones otherwise), modulo 2^32;
     2. with ``combine`` = ``MUL``, multiply the low 18 bits (as signed) with the operand less ``combine_low``; else with ``raw`` = ``1 + k``,
        take byte ``k`` of the sum instead of it, as int8;
-    3. requantise with the same parameters, add ``zero_point``, clip to ``[low, high]``;
+    3. requantise with the same parameters, add ``zero_point`` (ties go to even before that, after ``MUL`` with the sum), clip to
+       ``[low, high]``;
     4. with ``use_table``, look up table number ``table`` (index: the value's bits as an unsigned byte);
     5. with ``combine`` = ``ADD``, add the operand by the :class:`AddParams` at entry ``combine_params``; with ``MIN`` or ``MAX``, keep the
        smaller or the larger of the two bytes; after any of the three, clip to ``[combine_low, combine_high]``.

@@ -60,8 +60,9 @@ class Requantizer(wiring.Component):
         Common to all lanes, in the same cycle: 1 + the number of the sum's byte to take instead of it, or zero.
     multiply : ``In(1)``, operand : ``In``, ``lanes`` × signed(8), operand_zero : ``In(signed(8))``
         In the same cycle: with ``multiply``, the low 18 bits of the sum are multiplied with ``operand - operand_zero``.
-    zero_point, low, high : ``In(signed(8))``
-        Common to all lanes; taken :data:`CONTROL_LATENCY` cycles after ``acc``. ``low`` is at most ``high``.
+    zero_point, low, high : ``In(signed(8))``, late : ``In(1)``
+        Common to all lanes; taken :data:`CONTROL_LATENCY` cycles after ``acc``. ``low`` is at most ``high``. With ``late``, ties go to even
+        with the zero point, else without.
     result : ``Out``, ``lanes`` × signed(8)
         :data:`LATENCY` cycles after ``acc``.
     """
@@ -86,6 +87,7 @@ class Requantizer(wiring.Component):
             "zero_point": In(signed(8)),
             "low": In(signed(8)),
             "high": In(signed(8)),
+            "late": In(1),
             "result": Out(data.ArrayLayout(signed(8), lanes)),
         })
 
@@ -104,6 +106,7 @@ class Requantizer(wiring.Component):
                 lane.operand.eq(self.operand[n]),
                 lane.operand_zero.eq(self.operand_zero),
                 lane.zero_point.eq(self.zero_point),
+                lane.late.eq(self.late),
                 lane.low.eq(low),
                 lane.high.eq(high),
                 self.result[n].eq(lane.result),
@@ -124,6 +127,7 @@ class _Lane(wiring.Component):
     zero_point: In(signed(8))
     low: In(signed(8))
     high: In(signed(8))
+    late: In(1)
     result: Out(signed(8))
 
     def __init__(self, *, multiplier_form):
@@ -216,10 +220,11 @@ class _Lane(wiring.Component):
         low_empty = tail_empty & ~product[_HALF:22].any()
         under = ones & product[23] & (wide | product[22])
         over = zeros & Mux(wide, ~product[23] | (~product[22] & low_empty), ~product[23] & (~product[22] | low_empty))
-        under, over = after(1, under, "under"), after(1, over, "over")
+        under, over = after(1, under & ~kill, "under"), after(1, over, "over")
 
         # 14: round to the nearest, ties to even.
-        increment = Mux(number[0], ~over | number[1], under & number[1])
+        odd = number[1] ^ (self.late & self.zero_point[0])
+        increment = Mux(number[0], ~over | odd, under & odd)
         value = after(1, (number[1:].as_signed() + self.zero_point + increment)[:12].as_signed(), "value")
 
         # 15, 16: clip.

@@ -63,6 +63,7 @@ class _Front(data.Struct):
 class _Requantise(data.Struct):
     zero_point: signed(8)
     bounds: _Bounds
+    late: 1
 
 
 class _Lookup(data.Struct):
@@ -193,7 +194,7 @@ class Store(wiring.Component):
         multiplies = instruction.combine == Combine.MUL
         front, _ = constant("front", _Front, Cat(instruction.raw, multiplies, instruction.combine_low), age=_OPERANDS)
         control, _ = constant(
-            "requantise", _Requantise, Cat(instruction.zero_point, instruction.low, instruction.high),
+            "requantise", _Requantise, Cat(instruction.zero_point, instruction.low, instruction.high, multiplies),
             age=_OPERANDS + requantizer.CONTROL_LATENCY,
         )  # fmt: skip
         lookup, _ = constant("lookup", _Lookup, Cat(instruction.use_table, instruction.table), age=_REQUANTISED)
@@ -205,6 +206,7 @@ class Store(wiring.Component):
             requantize.zero_point.eq(control.zero_point),
             requantize.low.eq(control.bounds.low),
             requantize.high.eq(control.bounds.high),
+            requantize.late.eq(control.late),
         ]
         plain = self._delayed(m, requantize.result.as_value(), TABLE_READ_LATENCY)
         use_table = self._delayed(m, lookup.use, TABLE_READ_LATENCY)

@@ -79,6 +79,8 @@ class Executor:
         """Clear the activation memory and the accumulators of ``batch`` machines; weights that are filled are each machine's own."""
         config = self.config
         self.act = np.zeros((batch, config.act_depth, config.rows), np.int8)
+        for address, words in getattr(self.program, "constants", ()):
+            self.act[:, address : address + len(words)] = words.view(np.int8)
         self.acc = np.zeros((batch, 2, config.acc_depth, config.cols), np.int32)
         self.weights = np.repeat(self.constant_weights[None], batch if self.fills else 1, axis=0)
 
@@ -312,7 +314,8 @@ class Executor:
             acc, bias = numerics.multiply(acc, bias, operand, i.combine_low), 0
         elif i.raw:
             acc, bias = numerics.sum_byte(acc, bias, i.raw - 1), 0
-        value = numerics.requantize(acc, bias, mantissa, shift, i.zero_point, i.low, i.high)
+        late = i.combine == Combine.MUL
+        value = numerics.requantize(acc, bias, mantissa, shift, i.zero_point, i.low, i.high, late=late)
         if i.use_table:
             value = self.tables[i.table][value.view(np.uint8)]
         if i.combine == Combine.ADD:

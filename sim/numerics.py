@@ -39,15 +39,15 @@ ADD_LIMITS = {"k_result": 1 << 27, "k_operand": 1 << 27, "k_zero": 1 << 39}
 _POWERS = np.int64(1) << np.arange(63, dtype=np.int64)
 
 
-def round_shift(value, shift):
-    """Return ``value / 2**shift`` rounded to the nearest integer, ties to even.
+def round_shift(value, shift, odd=0):
+    """Return ``value / 2**shift`` rounded to the nearest integer, ties to even; where ``odd`` is 1, to odd.
 
     ``value`` is int64 of either sign, ``shift`` 0…62.
     """
     quotient = value >> shift
     remainder = value - (quotient << shift)
     unit = np.int64(1) << shift
-    return quotient + ((2 * remainder > unit) | ((2 * remainder == unit) & (quotient & 1 == 1)))
+    return quotient + ((2 * remainder > unit) | ((2 * remainder == unit) & ((quotient ^ odd) & 1 == 1)))
 
 
 def round_significant(magnitude):
@@ -96,11 +96,12 @@ def multiply(acc, bias, operand, operand_zero):
     return (total * (np.asarray(operand, dtype=np.int64) - operand_zero)).astype(np.int32)
 
 
-def requantize(acc, bias, mantissa, shift, zero_point, low=-128, high=127):
+def requantize(acc, bias, mantissa, shift, zero_point, low=-128, high=127, *, late=False):
     """Requantise accumulators: ``clip(rint(f32(f32(acc + bias) * f32(scale))) + zero_point, low, high)`` in integers.
 
     The sum wraps to int32 as in MLAS, is rounded to 24 significant bits, multiplied, the product rounded to 24 significant
-    bits, then at the binary point; all three half to even.
+    bits, then at the binary point; all three half to even. With ``late`` the last one makes the sum with the zero point even, as
+    QLinearMul does, which rounds after adding it.
 
     Parameters
     ----------
@@ -117,7 +118,8 @@ def requantize(acc, bias, mantissa, shift, zero_point, low=-128, high=127):
     total = _wrapped_sum(acc, bias)
     product = round_significant(round_significant(np.abs(total)) * mantissa)
     # The product is below 2**56: from shift 58 on it rounds to zero whatever the shift, and 2**63 would overflow.
-    rounded = round_shift(product, np.minimum(shift, 60))
+    odd = np.asarray(zero_point, dtype=np.int64) & 1 if late else 0
+    rounded = round_shift(product, np.minimum(shift, 60), odd)
     return np.clip(np.where(total < 0, -rounded, rounded) + zero_point, low, high).astype(np.int8)
 
 
@@ -176,28 +178,30 @@ def _fma(x, y, z):
     return (x.astype(np.float64) * y + z).astype(np.float32)
 
 
-def solve_add(table, result_scale, result_zero, operand_scale, operand_zero, scale, zero, *, low=-128, high=127, reach=32):
-    """Find the constants with which :func:`add_residual` reproduces ``table`` in all 65,536 cases.
+def solve_add(table, result_ratio, operand_ratio, *, operand=None, low=-128, high=127, reach=32):
+    """Find the constants with which :func:`add_residual` reproduces ``table`` in every case.
 
-    The real-valued ratios of the scales are tried first, with every offset of up to ``reach`` units of ``k_result`` and ``k_operand`` around
+    The real-valued ratios are tried first, with every offset of up to ``reach`` units of ``k_result`` and ``k_operand`` around
     them: each pair leaves an interval of exact ``k_zero``, and the widest wins.
 
     Parameters
     ----------
-    table : int8 ``[256, 256]``, indexed ``[result + 128, operand + 128]``, already clipped to ``[low, high]``
-    result_scale, result_zero, operand_scale, operand_zero, scale, zero
-        Quantisation of the two operands and of the sum; zero points in the int8 domain.
+    table : int8 ``[256, n]``, indexed ``[result + 128, number of the operand]``, already clipped to ``[low, high]``
+    result_ratio, operand_ratio : float
+        The quotients of the operands' scales by that of the sum; negative for what is subtracted.
+    operand : int8 ``[n]``, optional
+        The operand's values; all 256, −128 first, unless given.
 
     Returns
     -------
     (k_result, k_operand, k_zero), or None if no constants within reach and :data:`ADD_LIMITS` are exact
     """
     one = 1 << ADD_FRACTION
-    ratios = float(result_scale) / float(scale), float(operand_scale) / float(scale)
-    if max(ratios) * one >= ADD_LIMITS["k_result"] - reach:
+    if max(abs(result_ratio), abs(operand_ratio)) * one >= ADD_LIMITS["k_result"] - reach:
         return None
-    k_result, k_operand = (round(ratio * one) for ratio in ratios)
-    result, operand = (values.astype(np.int64) for values in add_operands())
+    k_result, k_operand = (round(ratio * one) for ratio in (result_ratio, operand_ratio))
+    result, every = (values.astype(np.int64) for values in add_operands())
+    operand = every if operand is None else np.asarray(operand, dtype=np.int64)[None, :]
     target = np.asarray(table, dtype=np.int64)
     product = result * k_result + operand * k_operand
     # The sum must lie in [target - 1/2, target + 1/2]; the ends round to the even neighbour and so belong to even targets only.

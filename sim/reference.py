@@ -30,7 +30,7 @@ def run(graph, inputs, *, watch=None):
     dict
         All tensors of the graph by name, in the same form.
     """
-    values = dict(inputs)
+    values = dict(inputs) | {name: array[None] for name, array in graph.constants.items()}
     for node in graph.nodes:
         x, tensor, combine = values[node.input], graph.tensors[node.input], node.combine
         operand = values[combine.tensor] if combine else None
@@ -53,7 +53,7 @@ def run(graph, inputs, *, watch=None):
         else:
             if combine and combine.op == Op.MUL:
                 acc = multiply(acc, 0, operand, combine.zero_point)
-            result = _requantize(node, acc, node.scale)
+            result = _requantize(node, acc, node.scale, late=bool(combine) and combine.op == Op.MUL)
         if node.table is not None:
             result = node.table[result.view(np.uint8)]
         if combine and combine.op == Op.ADD:
@@ -85,10 +85,10 @@ def to_onnx(array, tensor):
     return np.ascontiguousarray(array).reshape(len(array), *tensor.shape)
 
 
-def _requantize(node, acc, scale):
+def _requantize(node, acc, scale, *, late=False):
     mantissa, shift = channel_params(np.broadcast_to(scale, (acc.shape[1],)))
     mantissa, shift = mantissa[:, None, None], shift[:, None, None]
-    return requantize(acc, 0, mantissa, shift, node.zero_point, node.low, node.high)
+    return requantize(acc, 0, mantissa, shift, node.zero_point, node.low, node.high, late=late)
 
 
 def _rearranged(node, sources):

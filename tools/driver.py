@@ -106,7 +106,7 @@ class Driver:
         self._shapes = memory_shapes(config)
 
     def load(self, program):
-        """Put a program, its weights, parameters and tables into the engine.
+        """Put a program, its weights, parameters, tables and constant tensors into the engine.
 
         Raises
         ------
@@ -123,6 +123,8 @@ class Driver:
         images = {"program": program.instructions, "weights": program.weights, "params": program.params, "tables": program.tables}
         for memory, image in images.items():
             self._write_image(memory, np.ascontiguousarray(image).reshape(-1).view(np.uint8))
+        for address, words in program.constants:
+            self._write_words(address, np.ascontiguousarray(words).reshape(-1))
         self._set("IRQ_ENABLE", done=1, error=1)
         self.program = program
 

@@ -79,6 +79,7 @@ class Program:
     outputs: tuple
     layers: tuple
     act_words: int = 0  # words of the activation memory in use
+    constants: tuple = ()  # (address, uint8 [words, rows]): what the activation memory holds before and after each inference
 
 
 @dataclass(frozen=True, kw_only=True)

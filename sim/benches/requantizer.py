@@ -28,7 +28,7 @@ async def results_equal_golden(dut):
     sums = [int.from_bytes(row.tobytes(), "little") for row in acc.astype("<i4")]
     entries = [int.from_bytes(row.tobytes(), "little") for row in ((bias & 0xFFFFFFFF) | mantissa << 32 | shift << 56).astype("<i8")]
 
-    cycles = await start(dut, acc=0, params=0, raw=0, multiply=0, operand=0, operand_zero=0, zero_point=0, low=0, high=0)
+    cycles = await start(dut, acc=0, params=0, raw=0, multiply=0, operand=0, operand_zero=0, zero_point=0, low=0, high=0, late=0)
     for cycle in range(len(sums) + LATENCY):
         if cycle < len(sums):
             dut.acc.value, dut.params.value = sums[cycle], entries[cycle]

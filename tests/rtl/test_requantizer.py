@@ -18,7 +18,7 @@ def packed(values, width):
     return sum((int(value) & (1 << width) - 1) << width * n for n, value in enumerate(values))
 
 
-def run(lanes, acc, bias, mantissa, shift, controls, *, front=None, operand=None):
+def run(lanes, acc, bias, mantissa, shift, controls, *, front=None, operand=None, late=0):
     """Feed ``[cycles, lanes]`` operands, ``[cycles, 3]`` controls and ``front`` (raw, multiply, operand_zero), one row per cycle; return the
     results as int8."""
     dut = Requantizer(lanes=lanes, multiplier_form="portable")
@@ -28,6 +28,7 @@ def run(lanes, acc, bias, mantissa, shift, controls, *, front=None, operand=None
     results = []
 
     async def bench(ctx):
+        ctx.set(dut.late, late)
         for cycle in range(len(acc) + LATENCY):
             if cycle < len(acc):
                 ctx.set(dut.acc.as_value(), sums[cycle])
@@ -50,13 +51,13 @@ def run(lanes, acc, bias, mantissa, shift, controls, *, front=None, operand=None
     return np.frombuffer(b"".join(word.to_bytes(lanes, "little") for word in results), np.int8).reshape(-1, lanes)
 
 
-def compare(lanes, acc, bias, scale, rng):
+def compare(lanes, acc, bias, scale, rng, *, late=0):
     count = len(acc) // lanes * lanes
     acc, bias, scale = (values[:count].reshape(-1, lanes) for values in (acc, bias, scale))
     mantissa, shift = channel_params(scale)
     controls = random_controls(rng, len(acc))
-    expected = requantize(acc, bias, mantissa, shift, *(controls[:, n, None] for n in range(3)))
-    got = run(lanes, acc, bias, mantissa, shift, controls)
+    expected = requantize(acc, bias, mantissa, shift, *(controls[:, n, None] for n in range(3)), late=bool(late))
+    got = run(lanes, acc, bias, mantissa, shift, controls, late=late)
     wrong = np.argwhere(got != expected)
     where = [(int(acc[r, c]), int(bias[r, c]), float(scale[r, c]), controls[r].tolist()) for r, c in wrong[:3]]
     assert not len(wrong), f"{len(wrong)} of {count} differ, first (acc, bias, scale, [zero_point, low, high]): {where}"
@@ -68,6 +69,14 @@ def test_rtl_equals_golden_on_100000_pairs():
     chosen = rng.choice(len(corners[0]), 10_000, replace=False)
     parts = [random_pairs(rng, 40_000), tie_pairs(rng, 50_000), [values[chosen] for values in corners]]
     compare(8, *(np.concatenate(columns) for columns in zip(*parts)), rng)
+
+
+def test_ties_go_to_even_with_the_zero_point():
+    rng = np.random.default_rng(SEED)
+    corners = edge_pairs()
+    chosen = rng.choice(len(corners[0]), 4_000, replace=False)
+    parts = [random_pairs(rng, 8_000), tie_pairs(rng, 20_000), [values[chosen] for values in corners]]
+    compare(8, *(np.concatenate(columns) for columns in zip(*parts)), rng, late=1)
 
 
 @pytest.mark.parametrize("lanes", [1, 2])

@@ -231,7 +231,9 @@ def test_store_equals_the_instruction_sets_text(config, seed):
                     elif i.raw:
                         total = int(np.uint8(total >> 8 * (i.raw - 1) & 255).astype(np.int8))
                     mantissa, shift = int(high) & 0xFFFFFF, int(high) >> 24 & 63
-                    value = numerics.requantize(total, 0, mantissa, shift, i.zero_point, i.low, i.high)
+                    value = numerics.requantize(
+                        total, 0, mantissa, shift, i.zero_point, i.low, i.high, late=i.combine == Combine.MUL
+                    )
                     if i.use_table:
                         value = machine.tables[i.table][int(value) % 256]
                     if i.combine == Combine.ADD:

@@ -159,10 +159,11 @@ def test_solve_add_is_exact_or_says_so():
         facts = random_addition(rng)
         low = facts[-1] if n % 3 == 0 else -128  # a fused Relu clips at the zero point
         table = add_table_float(*facts, unsigned=n % 2 == 1).clip(low, 127)
-        constants = solve_add(table, *facts, low=low)
+        ratios = float(facts[0]) / float(facts[4]), float(facts[2]) / float(facts[4])
+        constants = solve_add(table, *ratios, low=low)
         if constants is not None:
             solved += 1
-            tuned += solve_add(table, *facts, low=low, reach=0) is None
+            tuned += solve_add(table, *ratios, low=low, reach=0) is None
             assert np.array_equal(add_residual(a, b, *constants, low, 127), table)
     assert solved >= 190
     assert tuned > 0
@@ -170,8 +171,27 @@ def test_solve_add_is_exact_or_says_so():
 
 def test_solve_add_gives_up_on_what_is_no_addition():
     a, b = (values.astype(np.int64) for values in numerics.add_operands())
-    assert solve_add((a * b >> 7).astype(np.int8), 1, 0, 1, 0, 2, 0) is None
-    assert solve_add(np.clip(a + b, -128, 127), 9, 0, 1, 0, 1, 0) is None  # a ratio beyond the field
+    assert solve_add((a * b >> 7).astype(np.int8), 0.5, 0.5) is None
+    assert solve_add(np.clip(a + b, -128, 127), 9.0, 1.0) is None  # a ratio beyond the field
+
+
+def test_solve_add_takes_a_difference_and_some_operands_only():
+    a, b = (values.astype(np.int64) for values in numerics.add_operands())
+    some = np.array([-128, 3, 77])
+    table = np.clip(np.rint(a * 0.70711 - b * 0.30103 + 0.2), -90, 127).astype(np.int8)
+    for operand, columns in ((None, slice(None)), (some, some + 128)):
+        constants = solve_add(table[:, columns], 0.70711, -0.30103, operand=operand, low=-90)
+        values = b if operand is None else operand
+        assert np.array_equal(add_residual(a, values, *constants, -90, 127), table[:, columns])
+
+
+def test_ties_are_even_with_the_zero_point_where_it_is_added_first():
+    acc = np.arange(-9, 10)
+    mantissa, shift = channel_params(np.float32(0.5))
+    for zero_point in (-3, 0, 1, 4):
+        got = requantize(acc, 0, mantissa, shift, zero_point, late=True)
+        assert got.tolist() == np.rint(acc * np.float32(0.5) + np.float32(zero_point)).tolist()
+        assert requantize(acc, 0, mantissa, shift, zero_point).tolist() == (np.rint(acc * np.float32(0.5)) + zero_point).tolist()
 
 
 def test_add_residual_rounds_ties_to_even():

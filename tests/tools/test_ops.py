@@ -21,8 +21,8 @@ TYPES = {np.int8: TensorProto.INT8, np.uint8: TensorProto.UINT8, np.float32: Ten
 class Net:
     """Builds a small QDQ model. Values are quantised; ``add`` appends an operator with its DequantizeLinear and QuantizeLinear."""
 
-    def __init__(self, shape, *, dtype=np.int8, scale=0.05, zero_point=3):
-        self.dtype, self.shape = dtype, shape
+    def __init__(self, shape, *, dtype=np.int8, scale=0.05, zero_point=3, opset=17):
+        self.dtype, self.shape, self.opset = dtype, shape, opset
         self.nodes, self.constants, self.parameters = [], [], {}
         self.last = "x"
         self.parameters["x"] = self.quantisation(scale, zero_point)
@@ -78,7 +78,7 @@ class Net:
             [onnx.ValueInfoProto(name=name) for name in outputs or [self.last]],
             self.constants,
         )
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=9), path)
         return path
 
 

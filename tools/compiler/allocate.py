@@ -49,6 +49,9 @@ def lifetimes(schedule, outputs):
             touch(step.dest.buffer, index)
     for name in outputs:
         touch(schedule.tiling.layout.placements[name].home, end)
+    for name in schedule.tiling.layout.graph.constants:  # loaded once, for every inference
+        touch(name, -1)
+        touch(name, end)
     return lives
 
 

@@ -77,6 +77,9 @@ def emit(allocation, config, options):
         outputs=tuple(_port(layout.placements[name], allocation) for name in names),
         layers=_layers(schedule, graph),
         act_words=allocation.words,
+        constants=tuple(
+            (allocation.addresses[name], _words(array, layout.placements[name].view, config)) for name, array in graph.constants.items()
+        ),
     )
     return Emission(program=program, instructions=instructions, allocation=allocation)
 
@@ -113,6 +116,15 @@ class _Encoder:
             if step.add is not None:
                 fields["combine_params"] = min(self.params.add_addition(*step.add), (1 << 14) - 1)
         return Instruction(step.opcode, **fields)
+
+
+def _words(array, view, config):
+    """Return the words of a constant tensor ``[channels, height, width]``."""
+    channels, block = np.arange(len(array)) % config.rows, np.arange(len(array)) // config.rows
+    words = np.zeros((view.words, config.rows), np.uint8)
+    place = block[:, None, None] * view.block_step + np.arange(view.height)[:, None] * view.row_step + np.arange(view.width)
+    words[place, channels[:, None, None]] = array.view(np.uint8)
+    return words
 
 
 def _port(placement, allocation):

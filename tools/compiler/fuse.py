@@ -33,7 +33,7 @@ def fuse(graph, *, keep=()):
             continue
         nodes[target] = merged
         del nodes[place]
-    alive = set(graph.inputs) | {node.output for node in nodes}
+    alive = set(graph.inputs) | set(graph.constants) | {node.output for node in nodes}
     tensors = {name: tensor for name, tensor in graph.tensors.items() if name in alive}
     return graph.replace(nodes=tuple(nodes), tensors=tensors)
 
@@ -64,8 +64,12 @@ def _merge(node, copy):
     }
     combine = copy.combine
     if combine is not None:
-        if node.combine is not None or copy.table is not None or combine.op == Op.MUL or isinstance(node, ir.Rearrange):
+        if node.combine is not None or combine.op == Op.MUL or isinstance(node, ir.Rearrange):
             return None
+        if copy.table is not None:
+            if node.output != copy.input:
+                return None
+            changes["table"] = copy.table if node.table is None else copy.table[node.table.view(np.uint8)]
         if node.output != copy.input:  # the operand in memory is the copy's own input
             combine = replace(combine, tensor=copy.input, k_result=combine.k_operand, k_operand=combine.k_result)
         return replace(node, combine=combine, **changes)

@@ -283,6 +283,7 @@ class Graph:
     nodes: tuple
     inputs: tuple  # names
     outputs: tuple  # names
+    constants: dict = field(default_factory=dict)  # name → int8 [channels, height, width], for tensors that are loaded with the program
 
     def dump(self):
         """Return a listing: a line for each tensor that comes in and for each node, with the tensor it makes."""

@@ -34,6 +34,7 @@ OPERANDS = {
     "QGemm": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "bias", "y_scale", "y_zero_point"),
     "QLinearMatMul": ("x", "x_scale", "x_zero_point", "w", "w_scale", "w_zero_point", "y_scale", "y_zero_point"),
     "QLinearAdd": ("a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale", "y_zero_point"),
+    "QLinearMul": ("a", "a_scale", "a_zero_point", "b", "b_scale", "b_zero_point", "y_scale", "y_zero_point"),
     "QLinearAveragePool": ("x", "x_scale", "x_zero_point", "y_scale", "y_zero_point"),
     "QLinearGlobalAveragePool": ("x", "x_scale", "x_zero_point", "y_scale", "y_zero_point"),
     "QLinearLeakyRelu": ("x", "x_scale", "x_zero_point", "y_scale", "y_zero_point"),
@@ -52,10 +53,13 @@ MOVES = (
 
 ELEMENTWISE = frozenset(
     """Abs Acos Acosh Add Asin Asinh Atan Atanh BiasGelu Cast Ceil Celu Clip Cos Cosh Div Elu Erf Exp FastGelu Floor Gelu HardSigmoid
-    HardSwish Identity LeakyRelu Log Max Min Mish Mul Neg Pow QuickGelu Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh
-    Softplus Softsign Sqrt Sub Tan Tanh ThresholdedRelu""".split()
+    HardSwish Identity LeakyRelu Log Max Mean Min Mish Mod Mul Neg Pow PRelu QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign
+    Sin Sinh Softplus Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu""".split()
 )
-"""Operators whose result at a place depends on the operand at that place alone, if every other operand is one number."""
+"""Operators whose result at a place depends on the operands at that place alone, broadcast as numpy does."""
+
+PAIRS = ("Binary", "QLinearAdd", "QLinearMul")
+"""Forms of two operands ``a`` and ``b``, one of which may be constant."""
 
 SANDWICHES = {
     "AveragePool": "FloatPool", "GlobalMaxPool": "FloatReduceMax", "MaxPool": "FloatMaxPool", "Pad": "FloatPad",
@@ -226,7 +230,7 @@ def _product(operands, attributes):
 
 
 class _Islands:
-    """Finds float operations between DequantizeLinear and QuantizeLinear that have one quantised input."""
+    """Finds float operations between DequantizeLinear and QuantizeLinear that have one or two quantised inputs."""
 
     def __init__(self, model, values, constants):
         self.values = values
@@ -238,21 +242,17 @@ class _Islands:
         nodes, sources = [quantize], {}
         if not all(name in self.constants for name in quantize.input[1:]):
             return None
-        if not self._collect(quantize.input[0], nodes, sources) or len({node.input[0] for node in sources.values()}) != 1:
+        if not self._collect(quantize.input[0], nodes, sources):
             return None
-        dequantize = next(iter(sources.values()))
         inner = [node for node in nodes[1:] if node.op_type != "DequantizeLinear"]
         main = inner[0] if inner else quantize
-        if all(node.op_type in ELEMENTWISE and self._is_scalar(node, sources) for node in inner):
-            form = "Unary"
-        elif len(inner) == 1 and main.op_type in SANDWICHES:
-            form = SANDWICHES[main.op_type]
-        elif all(node.op_type in MOVES for node in inner):
-            form = "FloatMove"
-        else:
+        tensors = tuple(dict.fromkeys(node.input[0] for node in sources.values()))
+        form = self._form(quantize, nodes, inner, tensors)
+        if form is None:
             return None
         operands = {}
-        for prefix, node in (("x", dequantize), ("y", quantize)):
+        ends = {node.input[0]: node for node in sources.values()}
+        for prefix, node in (*zip("ab" if form == "Binary" else "x", (ends[name] for name in tensors)), ("y", quantize)):
             for suffix, name in zip(("scale", "zero_point"), node.input[1:]):
                 operands[f"{prefix}_{suffix}"] = numpy_helper.to_array(self.constants[name])
         for position, name in enumerate(main.input if inner else ()):
@@ -262,15 +262,32 @@ class _Islands:
             name=node_name(main),
             operator=main.op_type,
             form=form,
-            inputs=(dequantize.input[0],),
+            inputs=tensors,
             outputs=(quantize.output[0],),
             operands=operands,
             attributes=_attributes(main) if inner else {},
             nodes=tuple(reversed(nodes)),
         )
 
+    def _form(self, quantize, nodes, inner, tensors):
+        """Return what an island of these nodes is computed as, or None."""
+        if len(tensors) == 1 and len(inner) == 1 and inner[0].op_type in SANDWICHES:
+            return SANDWICHES[inner[0].op_type]
+        if len(tensors) == 1 and inner and all(node.op_type in MOVES for node in inner):
+            return "FloatMove"
+        shapes = [self.values[name].shape for name in tensors]
+        if not all(node.op_type in ELEMENTWISE for node in inner) or len(tensors) not in (1, 2):
+            return None
+        if np.broadcast_shapes(*shapes) != self.values[quantize.output[0]].shape:
+            return None
+        read = [name for node in nodes for name in (node.input[:1] if node.op_type == "DequantizeLinear" else node.input)]
+        one_number = all(np.prod(self.constants[name].dims, dtype=int) == 1 for name in read if name in self.constants)
+        if len(tensors) == 2:
+            return "Binary" if one_number else None
+        return "Unary" if one_number else "Places"
+
     def _collect(self, name, nodes, sources):
-        """Walk back from the float value ``name``; every path must end at a constant or a DequantizeLinear of a tensor."""
+        """Walk back from the float value ``name``; every path must end at a constant or the DequantizeLinear of something."""
         if name in self.constants or not name:
             return True
         node = self.producers.get(name)
@@ -280,15 +297,11 @@ class _Islands:
             nodes.remove(node)  # seen from a later consumer: it has to come before that one as well
         nodes.append(node)
         if node.op_type == "DequantizeLinear":
-            sources[node.output[0]] = node
-            return all(constant in self.constants for constant in node.input[1:]) and node.input[0] not in self.constants
+            if node.input[0] not in self.constants:
+                sources[node.output[0]] = node
+            return all(constant in self.constants for constant in node.input[1:])
         known = node.op_type in ELEMENTWISE or node.op_type in SANDWICHES or node.op_type in MOVES
         return known and len(node.output) == 1 and all(self._collect(one, nodes, sources) for one in node.input)
-
-    def _is_scalar(self, node, sources):
-        shape = self.values[next(iter(sources))].shape
-        constants = [numpy_helper.to_array(self.constants[name]) for name in node.input if name in self.constants]
-        return self.values[node.output[0]].shape == shape and all(array.size == 1 for array in constants)
 
 
 class _Origins:
@@ -329,8 +342,8 @@ def _quantisation(graph):
     for operation in graph.operations:
         note(operation.output, operation, "y")
     for operation in graph.operations:
-        if operation.form in ("QLinearAdd", "Product", "ProductInteger"):
-            prefixes = ("a", "b") if operation.form == "QLinearAdd" else ("x", "w")
+        if operation.form in (*PAIRS, "Product", "ProductInteger"):
+            prefixes = ("a", "b") if operation.form in PAIRS else ("x", "w")
             activations = [prefix for prefix in prefixes if prefix not in operation.operands]
             for name, prefix in zip(operation.inputs, activations):
                 note(name, operation, prefix)

@@ -56,7 +56,7 @@ def partition(graph, quantised):
         Its segments are :class:`~celosia.tools.program.HostSegment` and :class:`~celosia.tools.compiler.ir.Graph`.
     """
     host, engine = _needed(graph, quantised.decisions)
-    done, segments = set(graph.inputs) | set(_constant(graph)), []
+    done, segments = set(graph.inputs) | set(_constant(graph)) | set(quantised.constants), []
     while host or engine:
         progress = False
         for side, make in ((host, _host_segment), (engine, _engine_segment)):
@@ -75,7 +75,7 @@ def partition(graph, quantised):
         for reader, others in segments[position + 1 :]:
             reads[reader].update(name for item in others for name in _reads(item))
         wanted = reads[_engine_segment] | reads[_host_segment] - (both if make is _engine_segment else set())
-        built.append(make(graph, items, wanted, position, quantised.tensors))
+        built.append(make(graph, items, wanted, position, quantised))
     return Partition(
         segments=tuple(built),
         engine=frozenset(i.operation.output for make, items in segments if make is _engine_segment for i in items),
@@ -196,19 +196,24 @@ def _ready(items, done):
     return ready
 
 
-def _engine_segment(graph, items, wanted, position, tensors):
+def _engine_segment(graph, items, wanted, position, quantised):
     made = [item.operation.output for item in items]
-    inputs = tuple(dict.fromkeys(name for item in items for name in item.node.inputs if name not in made))
+    read = dict.fromkeys(name for item in items for name in item.node.inputs if name not in made)
+    inputs = tuple(name for name in read if name not in quantised.constants)
+    constants = {name: quantised.constants[name] for name in read if name in quantised.constants}
     return ir.Graph(
         name=f"{graph.file}#{position}",
-        tensors={name: tensors[name] for name in inputs} | {item.operation.output: item.tensor for item in items},
+        tensors={name: quantised.tensors[name] for name in inputs}
+        | {name: tensor for name, (tensor, _) in constants.items()}
+        | {item.operation.output: item.tensor for item in items},
         nodes=tuple(item.node for item in items),
         inputs=inputs,
         outputs=tuple(name for name in made if name in wanted),
+        constants={name: array for name, (_, array) in constants.items()},
     )
 
 
-def _host_segment(graph, items, wanted, position, tensors):
+def _host_segment(graph, items, wanted, position, quantised):
     """Return a model of the items' ONNX nodes, each once."""
     constant = _constant(graph)
     found = {}

@@ -37,10 +37,14 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Quantised:
-    """A :class:`Decision` for each operation, in topological order, and every :class:`ir.Tensor` of the engine by name."""
+    """A :class:`Decision` for each operation, in topological order, and every :class:`ir.Tensor` of the engine by name.
+
+    ``constants`` are ``(ir.Tensor, int8 [channels, height, width])`` by name.
+    """
 
     decisions: tuple
     tensors: dict
+    constants: dict
 
     def dump(self):
         return "\n".join(decision.dump() for decision in self.decisions)
@@ -70,7 +74,7 @@ def quantise(graph):
     decisions = [_in_order(decision, moved) for decision in decisions]
     views = (*features.views.values(), *(decision.lowered.view for decision in decisions if decision.lowered))
     tensors = features.inputs | {view.tensor.name: view.tensor for view in views}
-    return Quantised(decisions=tuple(decisions), tensors=tensors)
+    return Quantised(decisions=tuple(decisions), tensors=tensors, constants=features.constants)
 
 
 def _apart(lowered):

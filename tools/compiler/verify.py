@@ -34,7 +34,8 @@ def verify(emission, config):
     allocation = emission.allocation
     schedule = allocation.schedule
     checker = _Checker(config, emission.instructions)
-    for name in schedule.tiling.layout.graph.inputs:
+    graph = schedule.tiling.layout.graph
+    for name in (*graph.inputs, *graph.constants):
         checker.owner[_range(allocation, name)] = checker.number(name)
     checker.owner[config.act_depth : config.act_depth + len(emission.program.weights)] = checker.number(CONSTANTS)
     for step in schedule.steps:
@@ -47,6 +48,8 @@ def verify(emission, config):
     for port in emission.program.outputs:
         place = schedule.tiling.layout.placements[port.name]
         checker.expect_owner(place.addresses(allocation.addresses[place.home]), place.home, "the host")
+    for name in graph.constants:
+        checker.expect_owner(np.r_[_range(allocation, name)], name, "the next inference")
 
 
 def verify_tokens(instructions, config):

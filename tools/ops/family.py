@@ -1,9 +1,10 @@
 """What an operator family is made of, and where its lowering finds the tensors that exist so far."""
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from onnx import TensorProto, numpy_helper
 
 from celosia.tools.compiler import ir
 from celosia.tools.ops.elements import Elements, map_size, rearranged
@@ -28,7 +29,7 @@ __all__ = [
 PRODUCTS = ("MatMulInteger", "Product", "ProductInteger", "QGemm", "QLinearMatMul")
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 MAX_EXTENT, MAX_STRIDE = 4095, 15  # of rows and columns that an instruction reads
-IN_PLACE = ("QLinearAdd", "QLinearLeakyRelu", "QLinearSigmoid", "Unary")
+IN_PLACE = ("Binary", "Places", "QLinearAdd", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "Unary")
 
 
 class Refused(Exception):
@@ -143,7 +144,8 @@ class Features:
     they are asked for.
 
     ``moved`` holds the :class:`Lowered` of values that were views until an operation needed them in another order. ``extra`` are further ones
-    that have to be computed before the present operation: a value in a second order, or requantised.
+    that have to be computed before the present operation: a value in a second order, or requantised. ``constants`` are
+    ``(ir.Tensor, int8 [channels, height, width])`` by name.
     """
 
     graph: object
@@ -151,6 +153,7 @@ class Features:
     inputs: dict = field(default_factory=dict)
     moved: dict = field(default_factory=dict)
     extra: list = field(default_factory=list)
+    constants: dict = field(default_factory=dict)
 
     def __post_init__(self):
         self._consumers = self.graph.consumers()
@@ -158,6 +161,35 @@ class Features:
 
     def value(self, name):
         return self.graph.values[name]
+
+    def is_unsigned(self, name):
+        """Return whether a value or constant is uint8."""
+        constant = self.graph.constants.get(name)
+        return self.value(name).unsigned if constant is None else constant.data_type == TensorProto.UINT8
+
+    def number(self, name):
+        """Return the array of a constant, uint8 as int8 less 128; None if ``name`` is none."""
+        if name not in self.graph.constants:
+            return None
+        array = numpy_helper.to_array(self.graph.constants[name])
+        return (array ^ np.uint8(0x80)).view(np.int8) if array.dtype == np.uint8 else array
+
+    def temporary(self, name, like, *, channels=None):
+        """Return a new :class:`ir.Tensor` that is no value of the model, of the size and quantisation of ``like``."""
+        channels = channels or like.channels
+        shape = (channels, like.height, like.width)
+        return replace(like, name=name, channels=channels, shape=shape, batched=True, matrix=False)
+
+    def constant(self, name, array, like):
+        """Return a new :class:`ir.Tensor` that holds the int8 ``array [channels, height, width]``, with the quantisation of ``like``."""
+        size = dict(zip(("channels", "height", "width"), array.shape))
+        tensor = replace(like, name=name, shape=array.shape, batched=True, matrix=False, **size)
+        self.constants[name] = tensor, np.ascontiguousarray(array, np.int8)
+        return tensor
+
+    def before(self, node, tensor):
+        """Compute ``tensor`` by ``node`` before the present operation."""
+        self.extra.append(Lowered(node=node, view=View(tensor=tensor, index=np.arange(tensor.elements))))
 
     def readers(self, name):
         """Return the operations that read a value."""

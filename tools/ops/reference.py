@@ -11,23 +11,23 @@ from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.legalise import MOVES
 from celosia.tools.ops.family import Refused
 
-__all__ = ["addition_table", "concat_table", "index_map", "unary_table"]
+__all__ = ["concat_table", "index_map", "pair_table", "place_table", "unary_table"]
 
 BYTES = np.arange(256, dtype=np.uint8)
 
 
-def _run(nodes, constants, header, feed, output):
-    """Run a tiny model; ``feed`` maps names to int8 or uint8 arrays."""
+def _run(nodes, constants, header, feed, *outputs):
+    """Run a tiny model and return its outputs; ``feed`` maps names to int8 or uint8 arrays."""
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         for name, array in feed.items()
     ]
-    graph = helper.make_graph(nodes, "reference", inputs, [onnx.ValueInfoProto(name=output)], constants)
+    graph = helper.make_graph(nodes, "reference", inputs, [onnx.ValueInfoProto(name=name) for name in outputs], constants)
     model = onnx.ModelProto()
     model.CopyFrom(header)
     model.graph.CopyFrom(graph)
     session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
-    return session.run([output], feed)[0]
+    return session.run(list(outputs), feed)
 
 
 def unary_table(operation, features):
@@ -42,7 +42,7 @@ def unary_table(operation, features):
     copies = _without(operation.nodes, left_out)
     names = {name for node in copies for name in node.input}
     constants = [graph.constants[name] for name in names if name in graph.constants]
-    result = _run(copies, constants, graph.header, {operation.inputs[0]: operand}, operation.output)
+    (result,) = _run(copies, constants, graph.header, {operation.inputs[0]: operand}, operation.output)
     return _int8(result).reshape(256)  # a constant of one element may have added dimensions
 
 
@@ -85,7 +85,7 @@ def index_map(operation, features):
     numbers = (np.arange(count, dtype=np.float32) + 1).reshape(size)
     last = copies[-1].output
     output = operation.output if operation.output in last else last[0]
-    result = _run(copies, constants, graph.header, {operation.inputs[0]: numbers}, output)
+    (result,) = _run(copies, constants, graph.header, {operation.inputs[0]: numbers}, output)
     places = result.astype(np.int64) - 1
     if count >= 1 << 24 or (places + 1 != result).any() or (places >= count).any():
         raise Refused("The result must be made of elements of the tensor, at most 16,777,215.")
@@ -111,31 +111,94 @@ def _concat_table(dtype, y_scale, x_scale, y_zero, x_zero):
     ]
     inputs = [*names[:2], "x", *names[2:]]
     node = helper.make_node("QLinearConcat", inputs, ["y"], domain="com.microsoft", axis=0)
-    return _int8(_run([node], constants, _header(), {"x": operand}, "y"))
+    return _int8(*_run([node], constants, _header(), {"x": operand}, "y"))
 
 
-def addition_table(operation, features):
-    """Return the int8 ``[256, 256]`` sums of ``QLinearAdd``, indexed by first and second operand plus 128."""
-    operands = operation.operands
-    names = ("a_scale", "a_zero_point", "b_scale", "b_zero_point", "y_scale", "y_zero_point")
-    dtype = features.value(operation.output).dtype
-    return _addition_table(dtype.name, *(operands[name].item() if name in operands else 0 for name in names))
+def pair_table(operation, features, names, repeated=(False, False)):
+    """Return what an operation makes of every pair of operands.
+
+    Parameters
+    ----------
+    names : pair of str
+        The two operands: int8 or uint8 values of the graph, or constants.
+    repeated : pair of bool
+        Whether an operand has one number where the other has a run of them: QLinearAdd then rounds in another order.
+
+    Returns
+    -------
+    table : int8 ``[256, 256]``
+        Indexed by the first and the second operand's int8 value plus 128.
+    real : float64 ``[256, 256]``
+        The float result before QuantizeLinear in steps of the output, or an estimate of it.
+    """
+    feed = {}
+    for axis, (name, again) in enumerate(zip(names, repeated)):
+        every = _every(features.is_unsigned(name)).reshape((256, 1) if axis == 0 else (1, 256))
+        feed[name] = every if again else np.broadcast_to(every, (256, 256)).copy()
+    if repeated[0] == repeated[1]:
+        feed = {name: array.ravel() for name, array in feed.items()}
+    turned = repeated[1]  # the run is the last axis
+    feed = {name: np.ascontiguousarray(array.T if turned else array) for name, array in feed.items()}
+    return tuple(array.reshape(256, 256).T if turned else array.reshape(256, 256) for array in _results(operation, features.graph, feed))
 
 
-@lru_cache(maxsize=256)
-def _addition_table(dtype, *parameters):
-    dtype = np.dtype(dtype)
-    values = np.arange(256) - (0 if dtype == np.uint8 else 128)
-    first = np.repeat(values.astype(dtype), 256)
-    second = np.tile(values.astype(dtype), 256)
-    names = ("a_scale", "a_zero_point", "b_scale", "b_zero_point", "y_scale", "y_zero_point")
-    constants = [
-        numpy_helper.from_array(np.array(value, np.float32 if name.endswith("scale") else dtype), name)
-        for name, value in zip(names, parameters)
-    ]
-    node = helper.make_node("QLinearAdd", ["a", *names[:2], "b", *names[2:]], ["y"], domain="com.microsoft")
-    result = _run([node], constants, _header(), {"a": first, "b": second}, "y")
-    return _int8(result).reshape(256, 256)
+def place_table(operation, features):
+    """Return what an operation of one tensor and of constants makes of every value at every place.
+
+    Returns
+    -------
+    table : int8 ``[256, *shape]``, −128 first
+        The shape is that of the operand with size one along the axes in which all constants have it.
+    real : float64, same shape
+        As :func:`pair_table`.
+    """
+    name, graph = operation.inputs[0], features.graph
+    shape = features.value(name).shape
+    sizes = [dims for node in operation.nodes for dims in _constant_shapes(node, graph)]
+    sizes = [(1,) * (len(shape) - len(dims)) + dims for dims in sizes]
+    shape = tuple(size if any(dims[axis] > 1 for dims in sizes) else 1 for axis, size in enumerate(shape))
+    every = _every(features.is_unsigned(name)).reshape(-1, *(1 for _ in shape))
+    feed = {name: np.broadcast_to(every, (256, *shape)).copy()}
+    return tuple(array.reshape(256, *shape) for array in _results(operation, graph, feed))
+
+
+def _constant_shapes(node, graph):
+    """Return the shapes of the constants that a float node computes with; of a DequantizeLinear, of what it dequantises."""
+    names = {"DequantizeLinear": node.input[:1], "QuantizeLinear": ()}.get(node.op_type, node.input)
+    return [tuple(graph.constants[name].dims) for name in names if name in graph.constants]
+
+
+def _results(operation, graph, feed):
+    """Return the int8 and the real results of an operation as flat arrays."""
+    nodes = list(operation.nodes)
+    names = {name for node in nodes for name in node.input} - set(feed)
+    constants = [graph.constants[name] for name in names if name in graph.constants]
+    last = nodes[-1]
+    outputs = [operation.output] + ([last.input[0]] if last.op_type == "QuantizeLinear" else [])
+    found = _run(nodes, constants, graph.header, feed, *outputs)
+    table = _int8(found[0]).ravel()
+    if len(found) == 1:
+        return table, _estimate(operation, feed)
+    scale = numpy_helper.to_array(graph.constants[last.input[1]]).item()
+    return table, found[1].astype(np.float64).ravel() / scale
+
+
+def _estimate(operation, feed):
+    """Return the real result of ``QLinearAdd`` or ``QLinearMul``, of others zeros."""
+    node, operands = operation.nodes[-1], operation.operands
+    real = {}
+    for prefix, name in (("a", node.input[0]), ("b", node.input[3] if len(node.input) > 3 else "")):
+        if name not in feed or f"{prefix}_scale" not in operands:
+            return np.zeros(np.broadcast_shapes(*(array.shape for array in feed.values()))).ravel()
+        zero_point = operands.get(f"{prefix}_zero_point", np.zeros(()))
+        real[prefix] = (feed[name].astype(np.float64) - zero_point.item()) * operands[f"{prefix}_scale"].item()
+    joined = real["a"] * real["b"] if node.op_type == "QLinearMul" else real["a"] + real["b"]
+    return (joined / operands["y_scale"].item()).ravel()
+
+
+def _every(unsigned):
+    """Return all values of uint8 or int8, the lowest first."""
+    return BYTES if unsigned else np.arange(-128, 128, dtype=np.int8)
 
 
 def _header():
