@@ -10,6 +10,8 @@
                        │     WeightMemory ──────────┘        │              │
                        │     ParamMemory, tables ────────────┘              │
                        └─► host ports of the memories ───────────────────────┘
+
+The load unit also writes the weight memory: tiles that are activations (:class:`~celosia.rtl.fill.Fill`).
 """
 
 from amaranth.hdl import *
