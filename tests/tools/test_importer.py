@@ -142,3 +142,11 @@ def test_a_shape_with_the_batch_in_it_is_made_for_one():
     split_batch(whole, inputs, session_options)
     assert [dim.dim_value for dim in whole.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 5]
     assert numpy_helper.to_array(whole.graph.initializer[-1]).tolist() == [3, 5]
+
+
+def test_a_batch_stays_whole_where_a_constant_has_it_too(tmp_path):
+    path = tmp_path / "net.onnx"
+    net = model([helper.make_node("Equal", ["x", "c"], ["y"])], shape=(3, 4))
+    net.graph.initializer.append(numpy_helper.from_array(np.arange(12, dtype=np.int8).reshape(3, 4), "c"))
+    onnx.save(net, path)
+    assert load(path).inputs == (("x", "int8", (3, 4)),)

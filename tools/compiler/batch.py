@@ -67,6 +67,9 @@ def _agree(model, single, shapes, inputs, count, session_options):
             one = _run(single, {name: array[place : place + 1] for name, array in feed.items()}, session_options)
             if not all(_same(whole[name], array, place, count) for name, array in one.items()):
                 return False
+            ends = [value.name for value in model.graph.output if value.name in one]
+            if any(len(whole[name]) != count * len(one[name]) for name in ends):  # an output of the whole batch
+                return False
     except Exception:  # ONNX Runtime refuses a shape that holds for the whole batch only
         return False
     return True
@@ -113,7 +116,7 @@ def _same(whole, one, place, count):
         part = whole
     else:
         return False
-    if one.dtype.kind != "f" and one.dtype.itemsize > 1:
+    if one.dtype.kind == "b" or (one.dtype.kind != "f" and one.dtype.itemsize > 1):
         return np.array_equal(part, one)
     step = 1 if one.dtype.kind != "f" else float(np.abs(one[np.isfinite(one)]).max(initial=0)) / 64
     return bool(np.isclose(part.astype(np.float64), one, rtol=0, atol=2 * step, equal_nan=True).mean() >= 0.98)
