@@ -80,7 +80,7 @@ class Combine:
         What the result is clipped to, except that of ``MUL``.
     """
 
-    op: Op = Op.ADD
+    op: Op = Op.ADD  # type: ignore[assignment]  # an enumeration of Amaranth
     tensor: str
     k_result: int = 0
     k_operand: int = 0
