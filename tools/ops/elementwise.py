@@ -29,12 +29,18 @@ NO_CONSTANTS = (
 
 
 def one_or_two_operands(operation, features):
-    """There must be one or two operands, of which at least one is a tensor of the network."""
+    """There must be one or two operands, of which at least one is a tensor of the network.
+
+    Take three or more operands two at a time.
+    """
     return 1 <= len(operation.inputs) <= 2 and len(operation.outputs) == 1
 
 
 def input_is_8_bit(operation, features):
-    """Input and output must be quantised to int8 or uint8."""
+    """Input and output must be quantised to int8 or uint8.
+
+    Put a QuantizeLinear and a DequantizeLinear on both sides, as `celosia quantize` does.
+    """
     return all(features.value(name).is_quantised for name in (*operation.inputs, operation.output))
 
 

@@ -24,7 +24,10 @@ NEIGHBOURS = 8
 
 
 def input_is_8_bit(operation, features):
-    """The tensor must be quantised to int8 or uint8, and all other operands (shapes, indices, sizes) constant."""
+    """The tensor must be quantised to int8 or uint8, and all other operands (shapes, indices, sizes) constant.
+
+    Export with fixed shapes: ONNX Runtime then folds what is computed from them.
+    """
     return len(operation.inputs) == 1 and all(
         features.value(name).is_quantised for name in (*operation.inputs, operation.output)
     )
@@ -41,19 +44,28 @@ def nearest_only(operation, features):
 
 
 def keeps_quantisation(operation, features):
-    """Pad must not change scale and zero point."""
+    """Pad must not change scale and zero point.
+
+    Quantise the padded tensor with the scale and zero point of the one before.
+    """
     operands = operation.operands
     names = ("scale", "zero_point")
     return all(np.array_equal(operands.get(f"x_{name}"), operands.get(f"y_{name}")) for name in names)
 
 
 def pads_are_constant(operation, features):
-    """How much Pad adds, and the value, must be constant."""
+    """How much Pad adds, and the value, must be constant.
+
+    Export with fixed shapes: ONNX Runtime then folds what is computed from them.
+    """
     return len(operation.inputs) == 1 and ("input_1" in operation.operands or "pads" in operation.attributes)
 
 
 def inputs_are_8_bit(operation, features):
-    """What is joined must be quantised to int8 or uint8, with constant scales and zero points."""
+    """What is joined must be quantised to int8 or uint8, with constant scales and zero points.
+
+    Put a QuantizeLinear and a DequantizeLinear before each operand, as `celosia quantize` does.
+    """
     names = (*operation.inputs, operation.output)
     scales = sum(name.endswith("_scale") for name in operation.operands)
     known = operation.form == "Concat" or scales == (len(operation.nodes[0].input) - 2) // 3 + 1
