@@ -154,8 +154,6 @@ def test_four_bits_by_clipping_are_named(tmp_path):
     assert suggestion.startswith("Give the result the range of the Clip, as `celosia quantize` does, or clip the integers")
 
 
-def test_scales_in_lists_are_named(tmp_path):
-    assert check(Exporter(scale_shape=(1,)).network(), tmp_path)["Add"] == 1
-    reason, suggestion = explanation(tmp_path)["add"]
-    assert reason == "ONNX Runtime computes this Add in floating point, for a scale beside it is a list of one number."
-    assert "shape []" in suggestion
+def test_scales_in_lists_are_taken(tmp_path):
+    found = check(Exporter(scale_shape=(1,)).network(), tmp_path)
+    assert not {"Conv", "Gemm", "GlobalAveragePool"} & set(found)

@@ -4,7 +4,6 @@ As with the constraints of the operator families, the docstring is what the user
 ``{operator}`` is the operation's operator and ``{reader}`` that of the operation after it.
 """
 
-import numpy as np
 
 from celosia.tools.ops import FORMS
 from celosia.tools.ops.family import Refused, sentence, suggestion
@@ -75,19 +74,6 @@ def no_such_operator(case):
     return all(value.dtype.kind != "f" for value in case.values)
 
 
-def scale_is_a_list(case):
-    """ONNX Runtime computes this {operator} in floating point, for a scale beside it is a list of one number.
-
-    Store scale and zero point of a whole tensor as numbers (shape []), not as lists (shape [1]).
-    """
-    around = [*case.operation.inputs, *case.operation.outputs]
-    makers = [maker for maker in case.features.graph.operations if set(maker.outputs) & set(around)]
-    beside = [*makers, *(reader for name in around for reader in case.features.readers(name))]
-    beside = [one for one in beside if one.form in ("DequantizeLinear", "QuantizeLinear") and one.inputs]
-    scales = [one.operands.get("input_1", np.zeros(())) for one in beside]
-    return any(scale.shape == (1,) for scale in scales) and case.values[-1].shape[-1:] != (1,)
-
-
 def batch_normalisation_after_it(case):
     """ONNX Runtime computes this {operator} in floating point, for the BatchNormalization after it is not folded into it.
 
@@ -134,7 +120,7 @@ def floating_point(case):
 
 
 REASONS = (
-    conversion, run_time_zero_point, dynamic_quantisation, normalises_rows, gives_places, no_such_operator, scale_is_a_list,
+    conversion, run_time_zero_point, dynamic_quantisation, normalises_rows, gives_places, no_such_operator,
     batch_normalisation_after_it, activation_limits_more, limits_more_than_quantisation, batch_normalisation, not_quantised,
     floating_point,
 )  # fmt: skip
