@@ -9,7 +9,7 @@ import numpy as np
 from celosia.rtl.isa import Combine
 from celosia.sim.numerics import channel_params, multiply, requantize, solve_add
 
-__all__ = ["IDENTITY", "solve_affine", "solve_choice", "solve_product", "solve_sum"]
+__all__ = ["IDENTITY", "solve_affine", "solve_choice", "solve_product", "solve_rescale", "solve_sum"]
 
 VALUES = np.arange(-128, 128)
 
@@ -67,6 +67,15 @@ def solve_choice(table, op):
     first, second = (table.max(1), table.max(0)) if low else (table.min(1), table.min(0))
     chosen = (np.minimum if low else np.maximum)(first[:, None], second[None, :])
     return (first, second) if np.array_equal(chosen, table) else None
+
+
+def solve_rescale(table, ratio, zero, zero_point):
+    """Return the float32 scale with which requantising ``value - zero`` gives the table ``[256]``, or None; ``ratio`` is about that scale."""
+    for scale in _neighbours(np.float32(ratio)):
+        mantissa, shift = channel_params(scale)
+        if np.array_equal(requantize(VALUES, -zero, mantissa, shift, zero_point, int(table.min()), int(table.max())), table):
+            return scale
+    return None
 
 
 def solve_affine(table, real, zero_point, *, exact=EVERY, below=EVERY, high=127):
