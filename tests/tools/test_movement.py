@@ -271,6 +271,18 @@ def test_additions_of_differently_ordered_operands(tmp_path):
     check(net, tmp_path, operators=("Add", "Transpose"))
 
 
+@pytest.mark.parametrize("operator", ["Mul", "Add"])
+def test_constants_for_elements_that_are_repeated_or_left_out(tmp_path, operator):
+    rng = np.random.default_rng(15)
+    net = Net((1, 4, 1, 5), zero_point=9)
+    net.add("Conv", *net.weight(rng, (1, 4, 1, 1), 0.02), scale=SCALE, zero_point=9)
+    net.add("Expand", net.constant(np.array([1, 6, 1, 5], np.int64)), scale=SCALE, zero_point=9)
+    net.add(operator, net.constant(rng.uniform(0.2, 3, (6, 1, 1)).astype(np.float32)), scale=SCALE, zero_point=9)
+    net.add("Slice", *(net.constant(np.array(a, np.int64)) for a in ([1, 0], [4, 3], [1, 3])), scale=SCALE, zero_point=9)
+    net.add(operator, net.constant(rng.uniform(0.2, 3, (3, 1, 1)).astype(np.float32)), scale=SCALE, zero_point=9)
+    check(net, tmp_path)
+
+
 def test_a_split_in_parts_for_host_and_engine(tmp_path):
     rng = np.random.default_rng(9)
     net = Net((1, 4, 5, 5), dtype=np.uint8, zero_point=9)

@@ -75,7 +75,7 @@ def like(operation, features, view):
 def operand_view(features, name):
     """Return the view of an operand whose tensor can be walked as it lies."""
     view = features.view(name)
-    if view.is_padded:
+    if view.is_padded or not view.is_whole:
         return features.rearrange(name)
     by_rows = view.is_rows and not view.is_map and view.tensor.width > 1  # the result is to leave as the rows of a matrix
     return features.rearrange(name, matrix=True) if by_rows else view

@@ -107,6 +107,11 @@ class View:
         return any(self.pads)
 
     @property
+    def is_whole(self):
+        """Every element of the tensor is in the value, and once."""
+        return self.index.size == self.tensor.elements == len(np.unique(self.index))
+
+    @property
     def is_channels_last(self):
         """The value is a map ``[1, C, H, W]`` whose channels lie side by side in a tensor ``1 × H × (W · C)``."""
         tensor, shape = self.tensor, self.index.shape
