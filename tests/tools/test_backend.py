@@ -24,7 +24,7 @@ UNEVEN = EngineConfig(
     name="uneven", rows=8, cols=4, weight_rows=2, lanes=1, act_depth=8192, act_banks=2, weight_tiles=8192,
     acc_depth=32, param_depth=2048, tables=4, program_depth=4096, unfold_streams=3,
 )  # fmt: skip
-WIDE = dataclasses.replace(UNEVEN, name="wide", rows=64, cols=16, lanes=4, unfold_streams=5, act_depth=4096)
+WIDE = dataclasses.replace(UNEVEN, name="wide", rows=64, cols=16, lanes=4, unfold_streams=5, act_depth=4096, depthwise_rows=2)
 MAC256 = PRESETS["mac256"]
 CONFIGS = [PRESETS["test"], UNEVEN, PRESETS["mac64"], MAC256, WIDE]
 

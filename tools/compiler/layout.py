@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from celosia.tools.compiler.depthwise import choose
 from celosia.tools.compiler.ir import Conv, Graph, Product, Rearrange, Tensor
 from celosia.tools.compiler.product import prepare
 from celosia.tools.compiler.share import share
@@ -141,7 +142,8 @@ def lay_out(graph, config, options):
     """
     graph, made, aliases = prepare(graph, config, options.keeps)
     graph, copies = _copy_inputs(graph, config)
-    placements = {name: _place(tensor, name in graph.inputs, config) for name, tensor in graph.tensors.items()}
+    odd = _read_row_by_row(graph, config)
+    placements = {name: _place(tensor, name in graph.inputs, name in odd, config) for name, tensor in graph.tensors.items()}
     for name, tensor in aliases.items():
         placements[name] = Placement(tensor=graph.tensors[name], kind="dense", words=0, view=None, buffer=tensor)
     fixed = {*aliases, *aliases.values()}
@@ -155,20 +157,38 @@ def lay_out(graph, config, options):
     return Layout(graph=graph, placements=placements, unfolds=unfolds, copies=frozenset((*made, *copies)))
 
 
-def _blocked_view(tensor, rows):
+def _read_row_by_row(graph, config):
+    """Return the names of the maps whose rows the depthwise mode reads side by side, so that they must lie in different banks.
+
+    Maps that some node takes as one row of pixels stay contiguous.
+    """
+    wanted, contiguous = set(), set()
+    for node in graph.nodes:
+        source, dest = graph.tensors[node.input], graph.tensors[node.output]
+        sizes = (source.height, source.width), (dest.height, dest.width)
+        if choose(node, source, sizes[1], config):
+            wanted.add(node.input)
+        if isinstance(node, Product) or (sizes[0] != sizes[1] and source.height * source.width == dest.height * dest.width):
+            contiguous |= {*node.inputs, node.output}
+    return wanted - contiguous if config.depthwise_rows > 1 else set()
+
+
+def _blocked_view(tensor, rows, odd):
     blocks = -(-tensor.channels // rows)
     if tensor.matrix and tensor.width == 1:
         return View(height=tensor.height, width=1, row_step=blocks, block_step=1, blocks=blocks)
-    pixels = tensor.height * tensor.width
-    return View(height=tensor.height, width=tensor.width, row_step=tensor.width, block_step=pixels, blocks=blocks)
+    row_step = tensor.width | 1 if odd and tensor.height > 1 else tensor.width
+    return View(
+        height=tensor.height, width=tensor.width, row_step=row_step, block_step=tensor.height * row_step, blocks=blocks
+    )
 
 
 def _is_blocked_when_dense(tensor, rows):
     return tensor.height * tensor.width == 1 or (tensor.matrix and tensor.channels % rows == 0)
 
 
-def _place(tensor, is_input, config):
-    view = _blocked_view(tensor, config.rows)
+def _place(tensor, is_input, odd, config):
+    view = _blocked_view(tensor, config.rows, odd)
     if not is_input:
         words = view.words * (4 if tensor.wide else 1)
         return Placement(tensor=tensor, kind="matrix" if tensor.matrix else "blocked", words=words, view=view)

@@ -11,6 +11,7 @@ import numpy as np
 
 from celosia.rtl.isa import Opcode
 from celosia.sim import numerics
+from celosia.tools.compiler import depthwise
 from celosia.tools.compiler.ir import Conv, Op, Pool, Product
 from celosia.tools.compiler.layout import MAX_EXTENT, View
 from celosia.tools.compiler.product import folded_bias
@@ -245,7 +246,8 @@ class _Builder:
         acc = 0
         for column in group.columns:
             for order, chunk in enumerate(column.chunks):
-                y, x = y0 + chunk.ky * self.dilation[0], x0 + chunk.kx * self.dilation[1]
+                step_y, step_x = self.dilation if not column.filter else (column.filter.rows * self.dilation[0], column.filter.taps)
+                y, x = y0 + chunk.ky * step_y, x0 + chunk.kx * step_x
                 (near_y, in_height), (near_x, in_width) = _near(y, view.height), _near(x, view.width)
                 fields = {
                     "y0": near_y,
@@ -260,7 +262,7 @@ class _Builder:
                     "stride_y": stride_y if region.height > 1 else 1,
                     "stride_x": stride_x if region.width > 1 else 1,
                     "dilation_y": self.dilation[0] if chunk.kernel_y > 1 else 1,
-                    "dilation_x": self.dilation[1] if chunk.kernel_x > 1 else 1,
+                    "dilation_x": step_x if chunk.kernel_x > 1 else 1,
                     "row_step": stride_y * view.row_step & ADDRESS_MASK,
                     "ky_step": self.dilation[0] * view.row_step & ADDRESS_MASK,
                     "block_step": view.block_step,
@@ -268,11 +270,15 @@ class _Builder:
                     "acc": acc,
                     "bank": bank,
                     "unsigned": int(self.unsigned),
-                    "hold": int(column.per_block or chunk.hold),
+                    "hold": int(chunk.hold or (column.per_block and not column.filter)),
                     "per_block": int(column.per_block),
                     "accumulate": int(order > 0),
                     "max": int(maximum),
                 }
+                if column.filter:
+                    gap, tail = depthwise.stream(column.filter, stride_x, x0, region.width, view.width)
+                    fields |= {"depthwise": 1, "gap": gap, "tail": tail, "slot": column.slot, "stride_x": stride_x}
+                    fields["dilation_y"] = min(self.dilation[0], depthwise.MAX_DILATION)
                 offset = base.offset + view.start + chunk.block * view.block_step + y * view.row_step + x
                 yield Step(
                     opcode=Opcode.EXECUTE,

@@ -68,6 +68,8 @@ class StatisticsSink:
         self.counts[i.opcode.name] += 1
         if i.opcode == Opcode.EXECUTE:
             passes, pixels = i.kernel_y * i.kernel_x * i.blocks, i.tile_rows * i.tile_cols
+            if i.depthwise:
+                pixels = i.tile_rows * (i.tile_cols * i.stride_x + i.gap) + i.tail
             self.execute_cycles += passes * (pixels if i.hold else max(pixels, self.config.load_cycles))
         elif i.opcode == Opcode.STORE:
             self.store_cycles += i.blocks * i.tile_rows * i.tile_cols * self.config.beats

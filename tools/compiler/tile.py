@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from celosia.tools.compiler import depthwise
 from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool, Product, Rearrange
 from celosia.tools.compiler.layout import View
 from celosia.tools.compiler.phases import phases
+from celosia.tools.compiler.pieces import Chunk, Column, Group, Region
 from celosia.tools.compiler.product import Filling, fillings, pieces
 from celosia.tools.compiler.rearrange import rearrange
 
@@ -25,72 +27,6 @@ MAX_DILATION = 63
 MAX_BLOCKS = 256
 MAX_TILE = 1024
 SMALLEST_TILE = 16  # pixels; smaller ones meet the accumulators' read-modify-write pipeline
-
-
-@dataclass(frozen=True, kw_only=True)
-class Region:
-    """Output pixels of one tile. ``count`` is the number of input pixels in each pooling window, where that matters."""
-
-    y: int
-    x: int
-    height: int
-    width: int
-    count: int = 0
-
-    @property
-    def pixels(self):
-        return self.height * self.width
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Chunk:
-    """What one EXECUTE sums up: a range of taps and input blocks, and their weight tiles int8 ``[tiles, rows, cols]``.
-
-    ``filled`` is the first weight tile within the buffer of the work's filling where ``weights`` is None. With ``hold`` all blocks share one
-    tile. With ``pad`` every byte is that number instead of the input's.
-    """
-
-    ky: int
-    kx: int
-    kernel_y: int
-    kernel_x: int
-    block: int
-    blocks: int
-    weights: np.ndarray | None
-    filled: int = 0
-    hold: bool = False
-    pad: int | None = None
-
-    @property
-    def passes(self):
-        return self.kernel_y * self.kernel_x * self.blocks
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Column:
-    """One column tile, or with ``per_block`` the column tiles of ``out_blocks`` blocks at the same ``slot``."""
-
-    chunks: tuple
-    out_block: int
-    slot: int
-    out_blocks: int = 1
-    per_block: bool = False
-
-    @property
-    def passes(self):
-        return sum(chunk.passes for chunk in self.chunks)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Group:
-    """Column tiles in one accumulator bank; those of one slot are neighbours and their output blocks consecutive."""
-
-    columns: tuple
-
-    @property
-    def entries(self):
-        """Accumulator entries per pixel."""
-        return sum(column.out_blocks for column in self.columns)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,16 +46,6 @@ class Work:
     regions: tuple
     groups: tuple
     filling: Filling | None = None
-
-    def cycles(self, config):
-        """Cycles in which the array issues this work if it never waits."""
-        total = 0
-        for region in self.regions:
-            for group in self.groups:
-                for column in group.columns:
-                    pixels = region.pixels if column.per_block else max(region.pixels, config.load_cycles)
-                    total += column.passes * pixels
-        return total
 
     def dump(self):
         first = self.regions[0]
@@ -193,8 +119,15 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
             operand = flat[2] if operand else None
     areas = [Region(y=0, x=0, height=dest.height, width=dest.width)]
     across = isinstance(node, Pool) and node.kind == "channels"
-    if isinstance(node, Conv) or across:
-        tensor = layout.graph.tensors[node.input]
+    tensor = layout.graph.tensors[node.input]
+    kernel_filter = depthwise.choose(node, tensor, (dest.height, dest.width), config) if source else None
+    if kernel_filter and not depthwise.in_different_banks(node, source, config):
+        kernel_filter = None
+    if kernel_filter:
+        passes = kernel_filter.groups_y * kernel_filter.groups_x * node.stride[1]
+        if isinstance(node, Pool):
+            areas = _equal_divisors(node, layout.graph, dest)
+    elif isinstance(node, Conv) or across:
         columns = _across_columns(node, tensor, config) if across else _conv_columns(node, tensor, unfold, config)
         passes = min(column.passes for column in columns)
     else:
@@ -206,9 +139,13 @@ def _tile_node(layer, node, dest, operand, layout, config, options):
     most = [1 if step > MAX_STRIDE else MAX_TILE for step in (stride_y, max(stride_x, dest.col_step))]
     if operand is not None and operand.width > 1 and operand.col_step != dest.col_step:
         most[1] = 1  # they have one step of columns
-    regions = tuple(region for area in areas for region in _cut(area, passes, most, config, options))
+    entries = source.blocks if kernel_filter else 1
+    regions = tuple(region for area in areas for region in _cut(area, passes, most, config, options, entries))
     pixels = max(region.pixels for region in regions)
-    if isinstance(node, Conv) or across:
+    if kernel_filter:
+        most = max(1, min(MAX_BLOCKS, config.acc_depth // pixels))
+        groups = tuple(Group(columns=(column,)) for column in depthwise.columns(node, source, kernel_filter, most, config))
+    elif isinstance(node, Conv) or across:
         groups = tuple(_group(columns, passes, pixels, config, options))
     else:
         groups = tuple(Group(columns=(column,)) for column in _channel_columns(node, source, pixels, config))
@@ -278,14 +215,16 @@ def _is_pointwise(node):
 # Pixels ---------------------------------------------------------------------------------------------------------------
 
 
-def _cut(area, passes, most, config, options):
+def _cut(area, passes, most, config, options, entries=1):
     """Cut an area into regions: few enough pixels for a bank, enough to hide the store of the tile before the last.
 
     ``most`` limits the region's height and width: a stride beyond the instruction's field only goes from one region to the next.
+    ``entries`` is the number of accumulator entries that a pixel should have.
     """
     hide = options.store_latency / max(passes - config.beats, 0.5)
-    low = min(max(SMALLEST_TILE, config.load_cycles, round(hide)), config.acc_depth)
-    high = min(max(options.max_pixels, low), config.acc_depth, MAX_TILE)
+    depth = max(config.acc_depth // entries, min(area.width, config.acc_depth))
+    low = min(-(-max(SMALLEST_TILE, config.load_cycles, round(hide)) // entries), depth)
+    high = min(max(options.max_pixels, low), depth, MAX_TILE)
     want = min(max(area.pixels // options.min_tiles, low), high)
     if area.width <= want:
         height, width = want // area.width, area.width
