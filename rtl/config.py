@@ -229,7 +229,7 @@ PRESETS = {
             acc_depth=256, param_depth=512, tables=4, program_depth=1024, unfold_streams=4, depthwise_rows=2,
         ),
         EngineConfig(
-            name="mac256", rows=16, cols=16, weight_rows=4, lanes=16, act_depth=8192, act_banks=4, weight_tiles=1536,
+            name="mac256", rows=16, cols=16, weight_rows=4, lanes=16, act_depth=8192, act_banks=4, weight_tiles=1088,
             acc_depth=512, param_depth=512, tables=8, program_depth=2048, unfold_streams=8, depthwise_rows=3,
         ),
     )

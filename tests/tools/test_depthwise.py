@@ -67,9 +67,7 @@ def test_filters_of_every_shape_equal_the_reference(config, case, kind):
     assert any(i.depthwise for i in found) == (case != "dilated" and not slow)
 
 
-@pytest.mark.parametrize(
-    "engine", ["test", pytest.param("mac64", marks=pytest.mark.slow), pytest.param("mac256", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("engine", ["test", "mac64", "mac256"])
 @pytest.mark.parametrize("kind", ["conv", "average"])
 def test_filters_on_the_simulated_engine_equal_golden(engine, kind):
     config, rng = PRESETS[engine], np.random.default_rng(0)
@@ -127,6 +125,14 @@ def test_rows_that_are_read_side_by_side_lie_in_different_banks():
     assert views["tensor0"].row_step == 13 and views["tensor1"].row_step == 12
     plain = dataclasses.replace(MAC256, depthwise_rows=0)
     assert lay_out(graph, plain, CompilerOptions()).placements["tensor0"].view.row_step == 12
+
+
+def test_rows_move_together_where_memory_is_short():
+    graph = network(CASES["same"], channels=16, size=(10, 12)).replace(outputs=("tensor0", "tensor1"))
+    words = 120 + 120 + 9  # both maps, and what lies between the rows of one
+    for depth, depthwise in ((words + 3, True), (words - 5, False)):
+        config = dataclasses.replace(MAC256, act_depth=depth)
+        assert any(i.depthwise for i in executes(graph, config)) == depthwise
 
 
 @pytest.mark.parametrize(

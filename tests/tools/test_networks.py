@@ -52,16 +52,18 @@ def test_gemm_reaches_85_percent(tmp_path):
 
 @pytest.mark.skipif(not MODELS.exists(), reason="the MLPerf Tiny models are not part of the project")
 @pytest.mark.parametrize(
-    "model, data, row, most_cycles",
+    "model, data, row, most_cycles, most_samples",
     [
-        ("mlperf_ic_resnet8_int8", "ic_cifar10_200", "MLPerf Tiny ResNet-8", 55_000),
-        ("mlperf_ad_autoencoder_int8", "ad_windows_120", "MLPerf Tiny autoencoder", 6_000),
+        ("mlperf_ic_resnet8_int8", "ic_cifar10_200", "MLPerf Tiny ResNet-8", 55_000, 200),
+        ("mlperf_ad_autoencoder_int8", "ad_windows_120", "MLPerf Tiny autoencoder", 6_000, 120),
+        ("mlperf_kws_dscnn_int8", "kws_12", "MLPerf Tiny DS-CNN", 15_000, 12),
+        ("mlperf_vww_mobilenetv1_int8", "vww_coco_100", "MLPerf Tiny MobileNetV1", 50_000, 20),
     ],
 )
-def test_mlperf_tiny(model, data, row, most_cycles):
+def test_mlperf_tiny(model, data, row, most_cycles, most_samples):
     path = MODELS / f"{model}.onnx"
     with np.load(MODELS / "data" / f"{data}.npz") as file:
-        feed = dict(file)
+        feed = {name: array[:most_samples] for name, array in file.items()}
     session, _ = run(path, feed)
     assert session.report.cycles <= most_cycles
     assert session.report.cycles == pytest.approx(documented(row), rel=0.01)

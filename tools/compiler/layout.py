@@ -113,6 +113,13 @@ class Layout:
     unfolds: dict
     copies: frozenset = frozenset()
 
+    @property
+    def spread(self):
+        """Names of the maps with unused words between their rows, the largest first."""
+        views = {name: place.view for name, place in self.placements.items() if place.view and not place.buffer}
+        names = [name for name, view in views.items() if view.width > 1 and view.row_step > view.width]
+        return sorted(names, key=lambda name: self.placements[name].words, reverse=True)
+
     def dump(self):
         """Return the layout as text."""
         lines = []
@@ -132,8 +139,8 @@ class Layout:
         return "\n".join(lines)
 
 
-def lay_out(graph, config, options):
-    """Return the :class:`Layout` of ``graph``.
+def lay_out(graph, config, options, *, contiguous=()):
+    """Return the :class:`Layout` of ``graph``; the maps named ``contiguous`` have no words between their rows.
 
     Raises
     ------
@@ -142,7 +149,7 @@ def lay_out(graph, config, options):
     """
     graph, made, aliases = prepare(graph, config, options.keeps)
     graph, copies = _copy_inputs(graph, config)
-    odd = _read_row_by_row(graph, config)
+    odd = _read_row_by_row(graph, config).difference(contiguous)
     placements = {name: _place(tensor, name in graph.inputs, name in odd, config) for name, tensor in graph.tensors.items()}
     for name, tensor in aliases.items():
         placements[name] = Placement(tensor=graph.tensors[name], kind="dense", words=0, view=None, buffer=tensor)

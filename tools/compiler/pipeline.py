@@ -94,11 +94,9 @@ def compile_graph(graph, config, options=None, *, observe=None):
     """
     options = options or CompilerOptions()
     observe = observe or (lambda name, result: None)
-    layout = lay_out(graph, config, options)
-    observe("layout", layout)
-    tiling = tile(layout, config, options)
-    observe("tile", tiling)
-    allocation = _schedule_and_allocate(tiling, config, options)
+    allocation = _place(graph, config, options)
+    observe("layout", allocation.schedule.tiling.layout)
+    observe("tile", allocation.schedule.tiling)
     observe("schedule", allocation.schedule)
     observe("allocate", allocation)
     emission = emit(allocation, config, options)
@@ -107,6 +105,30 @@ def compile_graph(graph, config, options=None, *, observe=None):
         verify(emission, config)
         observe("verify", None)
     return emission.program
+
+
+def _place(graph, config, options):
+    """Return the :class:`~celosia.tools.compiler.allocate.Allocation` of ``graph``.
+
+    Where memory is short, the largest maps give up the words between their rows, and their readers the depthwise mode.
+    """
+    layout = lay_out(graph, config, options)
+    try:
+        return _schedule_and_allocate(tile(layout, config, options), config, options)
+    except DoesNotFit:
+        spread = layout.spread
+        if not spread:
+            raise
+    layout = lay_out(graph, config, options, contiguous=spread)
+    least = _schedule_and_allocate(tile(layout, config, options), config, options)
+    for count in (1, 2, 4, 8):
+        if count < len(spread):
+            layout = lay_out(graph, config, options, contiguous=spread[:count])
+            try:
+                return _schedule_and_allocate(tile(layout, config, options), config, options)
+            except DoesNotFit:
+                pass
+    return least
 
 
 def _schedule_and_allocate(tiling, config, options):
