@@ -222,11 +222,11 @@ PRESETS = {
     for config in (
         EngineConfig(
             name="test", rows=4, cols=4, weight_rows=1, lanes=2, act_depth=4096, act_banks=2, weight_tiles=2048,
-            acc_depth=64, param_depth=512, tables=2, program_depth=1024, unfold_streams=4, depthwise_rows=2,
+            acc_depth=64, param_depth=512, tables=8, program_depth=1024, unfold_streams=4, depthwise_rows=2,
         ),
         EngineConfig(
             name="mac64", rows=8, cols=8, weight_rows=2, lanes=4, act_depth=8192, act_banks=2, weight_tiles=2048,
-            acc_depth=256, param_depth=512, tables=4, program_depth=1024, unfold_streams=4, depthwise_rows=2,
+            acc_depth=256, param_depth=512, tables=8, program_depth=1024, unfold_streams=4, depthwise_rows=2,
         ),
         EngineConfig(
             name="mac256", rows=16, cols=16, weight_rows=4, lanes=16, act_depth=8192, act_banks=4, weight_tiles=1088,

@@ -48,7 +48,7 @@ class Gate(wiring.Component):
     arrived : ``In(3)``
         Bit *n*: unit *n* sends a token to this one.
     overflow : ``Out(3)``
-        Bit *n*: the counter of unit *n*'s tokens is full and gets another.
+        Bit *n*: in the cycle before, the counter of unit *n*'s tokens was full and got another.
     trace : ``Out(Trace)``
         What the unit does, with ``index`` that of its oldest unfinished instruction: the one ``unit.done`` speaks of. An instruction
         thus lasts from its predecessor's end, or from when it was taken, to its own end.
@@ -96,8 +96,7 @@ class Gate(wiring.Component):
             counter = self.tokens[n]
             total = Signal(TOKEN_BITS + 1, name=f"total_{UNIT_NAMES[n]}")
             m.d.comb += total.eq(counter + self.arrived[n] - Mux(taking, wait, 0))
-            m.d.comb += self.overflow[n].eq(total[TOKEN_BITS])
-            m.d.sync += counter.eq(total)
+            m.d.sync += [counter.eq(total), self.overflow[n].eq(total[TOKEN_BITS])]
 
         accepted = self.unit.i.valid & self.unit.i.ready
         m.d.comb += [

@@ -136,7 +136,9 @@ class Sequencer(wiring.Component):
                   for name, unit in ((name, getattr(self, name)) for name in UNIT_NAMES)]  # fmt: skip
         for number, (name, gate) in enumerate(gates.items()):
             full = Cat(other.overflow[number] for other in gates.values()).any()
-            causes.append((full, ErrorCode.TOKEN_OVERFLOW, Unit[name.upper()], gate.trace.index))
+            sender = Signal(16, name=f"{name}_sender")
+            m.d.sync += sender.eq(gate.trace.index)
+            causes.append((full, ErrorCode.TOKEN_OVERFLOW, Unit[name.upper()], sender))
         causes.append((fetch.error.valid, fetch.error.code, Unit.SEQUENCER, fetch.error.index))
 
         moving = Cat(gate.state.active | gate.state.issued for gate in gates.values()).any()
