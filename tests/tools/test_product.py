@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from random_graphs import Recipe, Step, attempt
 
 from celosia.rtl.config import PRESETS
 from celosia.rtl.isa import Opcode
@@ -192,3 +193,9 @@ def test_places_are_those_of_the_elements(transposed):
     scattered = found.elements(rows, columns, tensor)
     scattered[0, 0, 0], scattered[0, 1, 1] = scattered[0, 1, 1], scattered[0, 0, 0]
     assert places(scattered, tensor) is None
+
+
+def test_a_result_with_rows_apart_is_written_where_it_is_wanted():
+    steps = (Step("product", 579512643), Step("transpose", 1943048281))
+    outcome = attempt(Recipe(604, "qdq", False, (2, 2, 1), steps), on="golden")
+    assert not outcome.problem and outcome.elements

@@ -164,10 +164,7 @@ def _product_works(layer, node, layout, config, options):
         step = node.left_at.step * left.row_step
         source = dataclasses.replace(left, height=node.rows, row_step=step, start=start, blocks=filling.depth)
         pixel, channel = node.result_at.pixels[filling.number], node.result_at.channels[filling.number]
-        made, combined = (
-            view and (view if view.height == 1 else dataclasses.replace(view, height=node.rows, start=view.start + pixel * view.row_step))
-            for view in (dest, operand)
-        )
+        made, combined = (_rows(view, pixel, node) for view in (dest, operand))
         columns = []
         for place, column in enumerate(filling.columns):
             out_block, slot = divmod(channel // config.cols + column, config.slots)
@@ -180,6 +177,14 @@ def _product_works(layer, node, layout, config, options):
         yield Work(
             layer=layer, node=node, source=source, dest=made, operand=combined, regions=regions, groups=groups, filling=filling
         )
+
+
+def _rows(view, pixel, node):
+    """Return the rows of one product's result, the first at ``pixel``; an operand of one pixel is the same for all."""
+    if view is None or view.height == 1:
+        return view
+    step = node.result_at.step * view.row_step
+    return dataclasses.replace(view, height=node.rows, row_step=step, start=view.start + pixel * view.row_step)
 
 
 def _product_chunks(node, left_zero, right_zero, tile, depth, config):
