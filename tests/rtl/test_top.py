@@ -123,7 +123,7 @@ FILL = Instruction(Opcode.FILL, tiles=2, rows=4, row_step=1, tile_step=4, weight
 @pytest.mark.parametrize("words, expected", [
     ((execute(), 0), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
     ((execute(), 6), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
-    ((encode(execute()) | 1 << 255, END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
+    ((encode(execute()) | 1 << 31, END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
     ((encode(END) | 1 << 200,), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
     ((execute(signal_execute=1), END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
     ((execute(), store(wait_store=1), END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 1)),

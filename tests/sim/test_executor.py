@@ -368,7 +368,7 @@ FILL = Instruction(Opcode.FILL, tiles=1, rows=1)
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(slot=1)),
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(combine=5)),
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(raw=5)),
-        (ErrorCode.ILLEGAL_FIELD, STORE.replace(use_table=1, table=2)),
+        (ErrorCode.ILLEGAL_FIELD, STORE.replace(use_table=1, table=TEST.tables)),
         (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=4, kernel_x=2)),
         (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=5)),
         (ErrorCode.DEADLOCK, EXECUTE.replace(wait_store=1)),

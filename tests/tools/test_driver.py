@@ -143,7 +143,7 @@ def test_ports_lie_where_the_golden_executor_has_them(facts):
 
 
 def test_another_engine_is_refused():
-    other = EngineConfig.from_json(CONFIG.to_json().replace('"tables": 2', '"tables": 4'))
+    other = EngineConfig.from_json(CONFIG.to_json().replace('"tables": 8', '"tables": 4'))
     with pytest.raises(EngineError, match=r"must be of configuration 'test', but its register DIGEST holds 0x"):
         Driver(StandIn(other), CONFIG)
     nothing = StandIn()
@@ -158,8 +158,8 @@ def test_a_program_for_another_engine_is_refused():
 
 
 def test_an_image_larger_than_its_memory_is_refused():
-    with pytest.raises(DoesNotFit, match="the tables memory is 256 bytes too small: 768 needed, 512 available"):
-        Driver(StandIn(), CONFIG).load(make_program(tables=np.zeros((3, 256), np.uint8)))
+    with pytest.raises(DoesNotFit, match="the tables memory is 256 bytes too small: 2,304 needed, 2,048 available"):
+        Driver(StandIn(), CONFIG).load(make_program(tables=np.zeros((9, 256), np.uint8)))
 
 
 def test_running_without_a_program_is_refused():
