@@ -68,7 +68,7 @@ class Reference:
 
     def run(self, feed, count):
         """Return each output as an array ``[count, …]``; ``feed`` holds such arrays."""
-        results = [self.session.run(self.outputs, {name: array[n] for name, array in feed.items()}) for n in range(count)]
+        results = [self.session.run(self.outputs, {name: np.asarray(array[n]) for name, array in feed.items()}) for n in range(count)]
         return {name: np.stack([result[place] for result in results]) for place, name in enumerate(self.outputs)}
 
 

@@ -92,6 +92,11 @@ def legalise(source):
         parts = integer.split(operation, values, constants) if operation.form in integer.INTEGER else _outputs(operation)
         for part in parts:
             operations.append(replace(part, **origins.find(part)))
+    made = {name for operation in operations for name in operation.outputs} | {name for name, *_ in source.inputs}
+    for value in model.graph.output:
+        if value.name in constants and value.name not in made:
+            operation = _constant_output(value.name, constants[value.name], values)
+            operations.append(replace(operation, **origins.find(operation)))
     header = onnx.ModelProto()
     header.CopyFrom(model)
     header.ClearField("graph")
@@ -203,6 +208,14 @@ def _single(node, constants):
         attributes=attributes,
         nodes=(node,),
     )
+
+
+def _constant_output(name, tensor, values):
+    """Return the operation for a graph output that does not depend on any input; ``values`` get it."""
+    array = numpy_helper.to_array(tensor)
+    values[name] = Value(name=name, dtype=array.dtype, shape=array.shape)
+    node = onnx.helper.make_node("Constant", [], [name], f"{name} (constant)", value=tensor)
+    return Operation(name=node.name, operator="Constant", form="Constant", inputs=(), outputs=(name,), nodes=(node,))
 
 
 def _weighted(quantize, producers, constants):

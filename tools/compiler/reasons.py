@@ -37,6 +37,11 @@ def conversion(case):
     return case.operation.form in ("QuantizeLinear", "DequantizeLinear")
 
 
+def constant(case):
+    """It does not depend on the network's inputs: the host holds the result."""
+    return not case.operation.inputs
+
+
 def run_time_zero_point(case):
     """The zero point is computed at run time: the host takes off what it adds to the sums.
 
@@ -120,7 +125,7 @@ def floating_point(case):
 
 
 REASONS = (
-    conversion, run_time_zero_point, dynamic_quantisation, normalises_rows, gives_places, no_such_operator,
+    conversion, constant, run_time_zero_point, dynamic_quantisation, normalises_rows, gives_places, no_such_operator,
     batch_normalisation_after_it, activation_limits_more, limits_more_than_quantisation, batch_normalisation, not_quantised,
     floating_point,
 )  # fmt: skip

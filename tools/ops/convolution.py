@@ -12,6 +12,7 @@ from celosia.sim.numerics import channel_params
 from celosia.tools.compiler import ir
 from celosia.tools.ops.elements import map_size
 from celosia.tools.ops.family import (
+    OTHER_ZERO_POINT,
     Family,
     Lowered,
     Refused,
@@ -117,10 +118,7 @@ def _node(operation, view, output, weight, *, kind=ir.Conv, scale=None, **shape)
     channels = len(weight)
     tensor = view.tensor
     if read_zero_point(operation, "x", tensor) != tensor.zero_point:
-        raise Refused(
-            "The engine reads a tensor with the zero point it was quantised with.",
-            "Give the DequantizeLinear the zero point of the QuantizeLinear before it.",
-        )
+        raise Refused(*OTHER_ZERO_POINT)
     bias = _bias(operation, channels)
     bounds = accumulator_bounds(weight, bias, tensor.zero_point)
     if bounds.max() >= 1 << 31:

@@ -297,7 +297,7 @@ FAMILIES = (
             "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Tanh", "…",
         ),
         forms=("Unary", "QLinearLeakyRelu", "QLinearSigmoid", "Abs", "Clip", "Neg", "Relu", "Sign"),
-        constraints=(one_table, input_is_8_bit),
+        constraints=(one_table, input_is_8_bit, quantised_per_tensor),
         lower=lower_unary,
     ),
 )  # fmt: skip

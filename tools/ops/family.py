@@ -10,6 +10,7 @@ from celosia.tools.compiler import ir
 from celosia.tools.ops.elements import Elements, map_size, rearranged
 
 __all__ = [
+    "OTHER_ZERO_POINT",
     "Family",
     "Features",
     "Lowered",
@@ -29,6 +30,10 @@ __all__ = [
 PRODUCTS = ("MatMulInteger", "Product", "ProductInteger", "QGemm", "QLinearMatMul")
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 MAX_EXTENT, MAX_STRIDE = 4095, 15  # of rows and columns that an instruction reads
+OTHER_ZERO_POINT = (
+    "The engine reads a tensor with the zero point it was quantised with.",
+    "Give the DequantizeLinear the zero point of the QuantizeLinear before it.",
+)
 IN_PLACE = ("Binary", "Places", "QLinearAdd", "QLinearLeakyRelu", "QLinearMul", "QLinearSigmoid", "Unary")
 
 
@@ -223,7 +228,7 @@ class Features:
         if not view.is_map or map_size(view.index.shape) != size or (view.is_padded and not padded):
             view = self.rearrange(name)
         if read_zero_point(operation, prefix, view.tensor) != view.tensor.zero_point:
-            raise Refused("The engine reads a tensor with the zero point it was quantised with.")
+            raise Refused(*OTHER_ZERO_POINT)
         return view
 
     def alike(self, names):

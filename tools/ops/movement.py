@@ -13,7 +13,7 @@ from celosia.sim.numerics import channel_params, requantize
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.legalise import MOVES
 from celosia.tools.ops.elements import Elements, map_size
-from celosia.tools.ops.family import Family, Lowered, Refused, View
+from celosia.tools.ops.family import Family, Lowered, Refused, View, quantised_per_tensor, read_zero_point
 from celosia.tools.ops.reference import concat_table, index_map, unary_table
 
 __all__ = ["FAMILIES"]
@@ -151,7 +151,7 @@ def _fill(operation, tensor):
     fill = operation.operands.get("input_2", np.array(operation.attributes.get("value", 0.0))).item()
     if operation.form == "FloatPad":
         steps = np.rint(np.float32(fill) / np.float32(operation.operands["x_scale"].item()))
-        return int(np.clip(steps + tensor.zero_point, -128, 127))
+        return int(np.clip(steps + read_zero_point(operation, "x", tensor), -128, 127))
     return int(fill) - (128 if tensor.unsigned else 0)
 
 
@@ -232,14 +232,14 @@ FAMILIES = (
         name="Rearrangement",
         operators=tuple(sorted({*MOVES} - {"Pad"})),
         forms=(*(move for move in MOVES if move != "Pad"), "FloatMove"),
-        constraints=(input_is_8_bit, nearest_only),
+        constraints=(input_is_8_bit, nearest_only, quantised_per_tensor),
         lower=lower_movement,
     ),
     Family(
         name="Padding",
         operators=("Pad",),
         forms=("FloatPad", "Pad"),
-        constraints=(input_is_8_bit, pads_are_constant, keeps_quantisation),
+        constraints=(input_is_8_bit, pads_are_constant, keeps_quantisation, quantised_per_tensor),
         lower=lower_pad,
     ),
     Family(

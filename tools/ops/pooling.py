@@ -12,7 +12,7 @@ import numpy as np
 from celosia.sim.numerics import channel_params
 from celosia.tools.compiler import ir
 from celosia.tools.ops.family import Family, Lowered, Refused, first_dimension_is_one, padding, quantised_per_tensor
-from celosia.tools.ops.reference import unary_table
+from celosia.tools.ops.reference import rising_table
 
 __all__ = ["FAMILIES", "average_scale", "float_error", "input_is_8_bit", "near_ties", "one_output", "remark"]
 
@@ -78,7 +78,7 @@ def near_ties(count, factor, zero_point, output_zero_point):
 
 def average_scale(scale, output_scale, divisor):
     """Return the float32 factor of a sum over ``divisor`` pixels: the exact quotient, rounded once."""
-    if not (output_scale > 0 and np.isfinite([scale, output_scale]).all()):
+    if not (scale > 0 and output_scale > 0 and np.isfinite([scale, output_scale]).all()):
         raise Refused("Scales must be positive and finite.")
     exact = Fraction(float(scale)) / (Fraction(float(output_scale)) * divisor)
     return _checked(np.float32(min(float(exact), 1e30)))
@@ -124,7 +124,7 @@ def lower_max(operation, features):
     if view.is_padded:
         pads = tuple(inner + outer for inner, outer in zip(pads, view.pads))
     output = features.output(operation, channels=tensor.channels, height=height, width=width)
-    table = unary_table(operation, features) if operation.form == "FloatMaxPool" else None
+    table = rising_table(operation, features) if operation.form == "FloatMaxPool" else None
     if table is not None and 0 in _counts(tensor, kernel, stride, dilation, pads, (height, width)):
         raise Refused("Between different scales no window of MaxPool may lie wholly in the padding.")
     window = {"kernel": kernel, "stride": stride, "dilation": dilation, "pads": pads}
@@ -200,7 +200,7 @@ FAMILIES = (
         name="Max pooling",
         operators=("MaxPool",),
         forms=("MaxPool", "FloatMaxPool"),
-        constraints=(one_output, input_is_8_bit, pool_is_flat, first_dimension_is_one),
+        constraints=(one_output, input_is_8_bit, quantised_per_tensor, pool_is_flat, first_dimension_is_one),
         lower=lower_max,
     ),
     Family(

@@ -8,7 +8,7 @@ import numpy as np
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.product import places
 from celosia.tools.ops.convolution import output_is_8_bit, requantisation_scales
-from celosia.tools.ops.family import Family, Lowered, Refused, View, quantised_per_tensor, read_zero_point
+from celosia.tools.ops.family import OTHER_ZERO_POINT, Family, Lowered, Refused, View, quantised_per_tensor, read_zero_point
 
 __all__ = ["FAMILIES", "lower_product", "short_enough"]
 
@@ -66,7 +66,7 @@ def lower_product(operation, features):
     right, w, right_index = _matrices(features, right_name, batch, flags["w_transposed"], True)
     for prefix, tensor in (("x", x), ("w", w)):
         if read_zero_point(operation, prefix, tensor) != tensor.zero_point:
-            raise Refused("The engine reads a tensor with the zero point it was quantised with.")
+            raise Refused(*OTHER_ZERO_POINT)
     (count, rows, length), columns = left_index.shape, right_index.shape[2]
     if count > 1 and (right_index == right_index[:1]).all():  # one matrix for all of them: one product
         merged = places(left_index.reshape(1, -1, length), x)

@@ -7,9 +7,9 @@ depend on the order of the additions (:func:`celosia.tools.ops.pooling.near_ties
 import numpy as np
 
 from celosia.tools.compiler import ir
-from celosia.tools.ops.family import Family, Lowered, Refused, View, quantised_per_tensor
+from celosia.tools.ops.family import OTHER_ZERO_POINT, Family, Lowered, Refused, View, quantised_per_tensor, read_zero_point
 from celosia.tools.ops.pooling import average_scale, input_is_8_bit, near_ties, one_output, remark
-from celosia.tools.ops.reference import unary_table
+from celosia.tools.ops.reference import rising_table
 
 __all__ = ["FAMILIES", "reduced_axes"]
 
@@ -90,10 +90,12 @@ def lower_reduction(operation, features):
         "output": made.name,
     }
     if operation.form in ("ReduceMax", "FloatReduceMax"):
-        table = unary_table(operation, features) if operation.form == "FloatReduceMax" else None
+        table = rising_table(operation, features) if operation.form == "FloatReduceMax" else None
         ones = np.ones(made.channels, np.float32)
         common |= {"scale": ones, "zero_point": 0, "table": table}
         return Lowered(node=ir.Pool(kind="channels" if channels else "max", kernel=kernel, **common), view=output)
+    if read_zero_point(operation, "x", tensor) != tensor.zero_point:
+        raise Refused(*OTHER_ZERO_POINT)
     count = places.shape[1]
     x_scale, y_scale = (operation.operands[name].item() for name in ("x_scale", "y_scale"))
     scale = average_scale(x_scale, y_scale, count if operation.operator == "ReduceMean" else 1)

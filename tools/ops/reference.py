@@ -11,13 +11,19 @@ from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.legalise import MOVES
 from celosia.tools.ops.family import Refused
 
-__all__ = ["concat_table", "index_map", "pair_table", "place_table", "unary_table"]
+__all__ = ["concat_table", "index_map", "pair_table", "place_table", "rising_table", "unary_table"]
 
 BYTES = np.arange(256, dtype=np.uint8)
 
 
 def _run(nodes, constants, header, feed, *outputs):
-    """Run a tiny model and return its outputs; ``feed`` maps names to int8 or uint8 arrays."""
+    """Run a tiny model and return its outputs; ``feed`` maps names to arrays.
+
+    Raises
+    ------
+    Refused
+        If ONNX Runtime cannot compute the nodes with operands of these shapes.
+    """
     inputs = [
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
         for name, array in feed.items()
@@ -26,8 +32,13 @@ def _run(nodes, constants, header, feed, *outputs):
     model = onnx.ModelProto()
     model.CopyFrom(header)
     model.graph.CopyFrom(graph)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
-    return session.run(list(outputs), feed)
+    options = session_options()
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session.run(list(outputs), feed)
+    except Exception:
+        raise Refused("ONNX Runtime does not compute it value by value: what it makes of each of them stays unknown.") from None
 
 
 def unary_table(operation, features):
@@ -44,6 +55,20 @@ def unary_table(operation, features):
     constants = [graph.constants[name] for name in names if name in graph.constants]
     (result,) = _run(copies, constants, graph.header, {operation.inputs[0]: operand}, operation.output)
     return _int8(result).reshape(256)  # a constant of one element may have added dimensions
+
+
+def rising_table(operation, features):
+    """Return :func:`unary_table` of an operation that takes a maximum first, where the largest integer is the largest number.
+
+    Raises
+    ------
+    Refused
+        If a scale is negative.
+    """
+    table = unary_table(operation, features)
+    if not operation.operands["x_scale"].item() > 0 or (np.diff(table[np.arange(-128, 128)].astype(int)) < 0).any():
+        raise Refused("The largest integer must be the largest number: scales must be positive.")
+    return table
 
 
 def _without(nodes, left_out):

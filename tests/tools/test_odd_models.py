@@ -1,0 +1,76 @@
+"""Models that an exporter would hardly write: the integers are ONNX Runtime's all the same, on the engine or on the host."""
+
+import numpy as np
+import pytest
+from test_convolution import TEST, Graph, integers
+
+from celosia.tools.check import check_outputs, summary
+from celosia.tools.session import InferenceSession
+
+SCALE, ZERO, OTHER_ZERO = np.float32(0.05), np.int8(3), np.int8(5)
+AFTER = np.float32(0.07), np.int8(-7)
+X = (1, 4, 6, 5)
+
+
+def check(path, x):
+    """Run on the golden executor and compare; return the operators on the host."""
+    session = InferenceSession(path, TEST, "golden")
+    elements, differences, _ = summary(check_outputs(session, path, {"x": x}, session.run(None, {"x": x})))
+    assert elements and not differences
+    return [operator for _, operator, *_ in session.model.host_nodes]
+
+
+def sandwich(graph, operator, before, after, *others, axis=None, **attributes):
+    axes = {} if axis is None else {"axis": axis}
+    y = graph.node(operator, [graph.node("DequantizeLinear", ["x", *before], **axes), *others], **attributes)
+    return graph.node("QuantizeLinear", [y, *after])
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [("ReduceMean", {"axes": [2, 3]}), ("ReduceMean", {"axes": [1]}), ("AveragePool", {"kernel_shape": [2, 2]})],
+)
+def test_a_tensor_read_with_two_zero_points(tmp_path, operator, attributes):
+    graph, rng = Graph(), np.random.default_rng(0)
+    first = sandwich(graph, "AveragePool", (SCALE, ZERO), AFTER, kernel_shape=[3, 2])
+    second = sandwich(graph, operator, (SCALE, OTHER_ZERO), AFTER, **attributes)
+    path = graph.save(tmp_path / "net.onnx", X, np.int8, [first, second])
+    assert operator in check(path, integers(rng, (4, *X[1:]), np.int8))
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "ReduceMax"])
+@pytest.mark.parametrize("after", [AFTER, (-SCALE, np.int8(-7))])
+def test_the_largest_number_of_a_negative_scale_is_the_smallest_integer(tmp_path, operator, after):
+    graph, rng = Graph(), np.random.default_rng(1)
+    attributes = {"kernel_shape": [2, 2]} if operator == "MaxPool" else {"axes": [2, 3]}
+    path = graph.save(tmp_path / "net.onnx", X, np.int8, [sandwich(graph, operator, (-SCALE, ZERO), after, **attributes)])
+    check(path, integers(rng, (4, *X[1:]), np.int8))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [(X, 1), ((256, 3), 0)])
+def test_activations_with_a_scale_for_each_channel_are_the_hosts(tmp_path, shape, axis):
+    graph, rng = Graph(), np.random.default_rng(2)
+    scales = np.linspace(0.01, 0.3, shape[axis]).astype(np.float32)
+    y = sandwich(graph, "Tanh", (scales, np.zeros(len(scales), np.int8)), AFTER, axis=axis)
+    path = graph.save(tmp_path / "net.onnx", shape, np.int8, [y])
+    assert "Tanh" in check(path, integers(rng, (shape[0] * 3, *shape[1:]), np.int8))
+
+
+def test_a_scale_of_zero_is_the_hosts(tmp_path):
+    graph, rng = Graph(), np.random.default_rng(3)
+    y = sandwich(graph, "AveragePool", (np.float32(0), ZERO), AFTER, kernel_shape=[2, 2])
+    assert "AveragePool" in check(graph.save(tmp_path / "net.onnx", X, np.int8, [y]), integers(rng, X, np.int8))
+
+
+def test_outputs_that_depend_on_no_input(tmp_path):
+    graph, rng = Graph(), np.random.default_rng(4)
+    y = sandwich(graph, "Tanh", (SCALE, ZERO), AFTER)
+    outputs = [y, graph.node("Shape", [y]), graph.node("Identity", [np.arange(4, dtype=np.int8)])]
+    path = graph.save(tmp_path / "net.onnx", X, np.int8, outputs)
+    assert check(path, integers(rng, (2, *X[1:]), np.int8)) == ["Shape", "Identity"]
+
+
+def test_a_number_as_the_input(tmp_path):
+    graph, rng = Graph(), np.random.default_rng(5)
+    path = graph.save(tmp_path / "net.onnx", (), np.int8, [sandwich(graph, "Tanh", (SCALE, ZERO), AFTER)])
+    assert not check(path, integers(rng, (7,), np.int8))
