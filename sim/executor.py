@@ -117,19 +117,8 @@ class Executor:
     def _check(self, inputs):
         arrays, batches = {}, set()
         for port in self.program.inputs:
-            if port.name not in inputs:
-                raise BadInput(port.name, "is missing")
-            array = np.asarray(inputs[port.name])
-            dtype = np.dtype(np.uint8 if port.unsigned else np.int8)
-            if array.dtype != dtype:
-                raise BadInput(port.name, f"must be {dtype.name}, not {array.dtype.name}")
-            shape = tuple(port.shape)
-            if array.shape == shape:
-                batches.add(None)
-            elif array.shape[1:] == shape:
-                batches.add(len(array))
-            else:
-                raise BadInput(port.name, f"must have shape {list(shape)} or one more leading axis, not {list(array.shape)}")
+            array, shape = port.take(inputs, several=True), tuple(port.shape)
+            batches.add(None if array.shape == shape else len(array))
             arrays[port.name] = array.reshape((-1, *shape))
         if len(batches) > 1:
             raise BadInput(self.program.inputs[0].name, "and the other inputs must have the same number of inferences")

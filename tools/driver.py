@@ -10,7 +10,7 @@ import numpy as np
 from celosia.rtl.csr import REGISTERS, WINDOWS, identity, memory_shapes
 from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.isa import UNITS, ErrorCode, Unit, decode
-from celosia.tools.errors import BadInput, BadProgram, DoesNotFit, EngineError
+from celosia.tools.errors import BadProgram, DoesNotFit, EngineError
 
 __all__ = ["CYCLE_LIMIT", "ERROR_MEANINGS", "Driver", "RunStats", "UnitCycles", "create_transport"]
 
@@ -160,7 +160,7 @@ class Driver:
         if self.program is None:
             raise EngineError("no program has been loaded into the engine")
         for port in self.program.inputs:
-            self._place(port, inputs)
+            self._place(port, port.take(inputs))
         self.transport.record(record)
         self.transport.write32(REGISTERS["PROGRAM_START"].offset, 0)
         self._set("CONTROL", start=1)
@@ -206,15 +206,7 @@ class Driver:
 
     # Ports ------------------------------------------------------------------------------------------------------------
 
-    def _place(self, port, inputs):
-        if port.name not in inputs:
-            raise BadInput(port.name, "is missing")
-        array = np.asarray(inputs[port.name])
-        dtype = np.dtype(np.uint8 if port.unsigned else np.int8)
-        if array.dtype != dtype:
-            raise BadInput(port.name, f"must be {dtype.name}, not {array.dtype.name}")
-        if array.shape != tuple(port.shape):
-            raise BadInput(port.name, f"must have shape {list(port.shape)}, not {list(array.shape)}")
+    def _place(self, port, array):
         array = np.ascontiguousarray(array).view(np.uint8)
         if port.layout == "dense":
             self._write_words(port.address, _padded(array.reshape(-1), self.config.rows))

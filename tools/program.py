@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from celosia.tools.errors import BadProgram
+from celosia.tools.errors import BadInput, BadProgram
 
 __all__ = ["EngineSegment", "HostSegment", "Layer", "Model", "Port", "Program", "is_program_file", "load", "save"]
 
@@ -46,6 +46,30 @@ class Port:
     matrix: bool = False
     plane_step: int = 0
     batched: bool = True
+
+    def take(self, inputs, *, several=False):
+        """Return the array for this port out of ``inputs``, a dict by name.
+
+        Parameters
+        ----------
+        several : bool
+            A leading axis for several inferences is allowed.
+
+        Raises
+        ------
+        BadInput
+            If it is missing, or of another type or shape than the port's.
+        """
+        if self.name not in inputs:
+            raise BadInput(self.name, "is missing")
+        array = np.asarray(inputs[self.name])
+        dtype, shape = "uint8" if self.unsigned else "int8", tuple(self.shape)
+        if array.dtype != dtype:
+            raise BadInput(self.name, f"must be {dtype}, not {array.dtype.name}")
+        if array.shape != shape and not (several and array.ndim and array.shape[1:] == shape):
+            more = " or one more leading axis," if several else ","
+            raise BadInput(self.name, f"must have shape {list(shape)}{more} not {list(array.shape)}")
+        return array
 
 
 @dataclass(frozen=True, kw_only=True)
