@@ -9,13 +9,15 @@ import importlib
 import sys
 
 import celosia
-from celosia.rtl.config import PRESETS, BadConfig
-from celosia.tools.errors import CelosiaError
+from celosia.rtl.config import PRESETS
+from celosia.rtl.config import BadConfig as BadEngine
+from celosia.tools.errors import BadConfig, CelosiaError
+from celosia.tools.paths import check_paths
 
 __all__ = ["main", "parser"]
 
 BACKENDS = ("verilator", "icarus", "amaranth", "golden")
-PASSES = "importer, legalise, quantise, partition, fuse, layout, tile, schedule, allocate, emit"
+PASSES = "importer, legalise, quantise, partition, fuse, layout, tile, schedule, allocate, emit, verify"
 
 
 def parser():
@@ -109,9 +111,10 @@ def main(argv=None):
     options = parser().parse_args(argv)
     debug = getattr(options, "debug", False)
     try:
+        _check_paths(options)
         module = importlib.import_module(f"celosia.tools.commands.{options.command}")
         return module.run(options)
-    except (CelosiaError, BadConfig) as error:
+    except (CelosiaError, BadEngine) as error:
         if debug:
             raise
         return _fail(error)
@@ -124,6 +127,21 @@ def main(argv=None):
         if debug:
             raise
         return _fail(f"internal error, please report it with the output of --debug: {type(error).__name__}: {error}")
+
+
+def _check_paths(options):
+    given = vars(options)
+    engine = given.get("engine", "")
+    inputs = {
+        "the model": given.get("model"),
+        "the input": given.get("input"),
+        "the calibration data": given.get("calibration"),
+        "the engine": engine if engine.endswith(".json") else None,
+    }
+    output = "--output" if options.command == "run" else "-o"
+    check_paths(inputs, {output: given.get("output"), "--json": given.get("json"), "--timeline": given.get("timeline")})
+    if given.get("timeline") and options.on == "golden":
+        raise BadConfig("--timeline needs cycles, and there are none on 'golden'; use --on verilator")
 
 
 def _fail(problem, code=1):

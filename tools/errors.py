@@ -4,6 +4,10 @@ __all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "Celosi
 
 from celosia.rtl.config import BadConfig as _BadConfig
 
+_KNOBS = {
+    "activation": "act_depth", "weight": "weight_tiles", "parameter": "param_depth", "program": "program_depth", "table": "tables"
+}  # fmt: skip
+
 
 class CelosiaError(Exception):
     """Base of every error whose message is meant for the user; the command line prints it and exits with 1."""
@@ -66,10 +70,19 @@ class DoesNotFit(CelosiaError):
     """A network that is too large for a memory: names the memory and the bytes missing."""
 
     def __init__(self, memory, needed, available, what=""):
+        self.memory = memory
         super().__init__(
             f"the {memory} memory is {needed - available:,} bytes too small: "
             f"{needed:,} needed{f' ({what})' if what else ''}, {available:,} available"
         )
+
+    def name(self, file, engine):
+        """Say of which model and engine this is, and what to do; return the error itself."""
+        remedy = "choose another preset"
+        if self.memory in _KNOBS:
+            remedy += f", or a JSON file with a larger {_KNOBS[self.memory]}"
+        self.args = (f"{file}: does not fit engine {engine!r}: {self}; {remedy}",)
+        return self
 
 
 class EngineError(CelosiaError):

@@ -1,6 +1,7 @@
 """Reading what users give, and writing files that are either whole or not there."""
 
 import contextlib
+import json
 import os
 import tempfile
 import zipfile
@@ -9,8 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from celosia.tools.errors import BadFile, BadInput
+from celosia.tools.paths import is_device, refuse_output
 
-__all__ = ["read_inputs", "replacing"]
+__all__ = ["naming", "read_inputs", "replacing", "write_json"]
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Put the file's name before the sentence of a :exc:`BadInput`."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadFile(path, error) from None
 
 
 @contextlib.contextmanager
@@ -23,8 +34,15 @@ def replacing(path):
         If the file cannot be written.
     """
     path = Path(path)
+    refuse_output(path)
+    if is_device(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder, "whole")
+            path.write_bytes(Path(folder, "whole").read_bytes())
+        return
+    target = path.resolve()  # a link stays one
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         try:
@@ -32,11 +50,18 @@ def replacing(path):
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o666 & ~mask)
-            temporary.replace(path)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise BadFile(path, f"cannot be written: {error.strerror or error}") from None
+
+
+def write_json(path, document):
+    """Write ``document`` as JSON to ``path``; see :func:`replacing`."""
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8")
 
 
 def read_inputs(path, names):

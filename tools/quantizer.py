@@ -163,7 +163,11 @@ def split(source, feed, held_back=None):
     if count == 1 and held_back is None:
         return arrays, arrays
     if not 1 <= wanted < count:
-        raise BadInput(next(iter(arrays)), f"holds {count} samples, of which {wanted} cannot be held back: give at least {wanted + 1}")
+        samples, less = f"{count} sample{'s' * (count != 1)}", ", or a smaller --held-back" * (wanted > 1)
+        raise BadInput(
+            next(iter(arrays)),
+            f"holds {samples}, of which {wanted} cannot be held back; give at least {wanted + 1}{less}",
+        )
     back = np.zeros(count, bool)
     back[(np.arange(wanted) * count + count // 2) // wanted] = True
     return {name: array[~back] for name, array in arrays.items()}, {name: array[back] for name, array in arrays.items()}

@@ -191,16 +191,21 @@ def check_feed(model, feed):
             raise BadInput(name, f"is missing; given: {', '.join(feed) or 'none'}")
         array = np.asarray(feed[name])
         if array.dtype.name != dtype:
-            raise BadInput(name, f"must be {dtype}, not {array.dtype.name}")
+            if dtype.startswith("float") or array.dtype.kind != "f":
+                remedy = f"convert it to {dtype}"
+            else:
+                remedy = "quantise it with the scale and zero point of the model's input"
+            raise BadInput(name, f"must be {dtype}, not {array.dtype.name}; {remedy}")
         if not shape:  # a number: one for each inference
             array, shape = array.reshape(-1), (1,)
         batch, rest = shape[0], tuple(shape[1:])
         if array.ndim != len(shape) or array.shape[1:] != rest or (array.shape[0] % batch if batch else array.shape[0]):
             wanted = ", ".join(["inferences" if batch == 1 else f"{batch} × inferences", *map(str, rest)])
-            raise BadInput(name, f"must have shape [{wanted}], not {list(array.shape)}")
+            remedy = "; for one inference give array[None]" if array.shape == rest else ""
+            raise BadInput(name, f"must have shape [{wanted}], not {list(array.shape)}{remedy}")
         inferences = array.shape[0] // batch if batch else 1
         if not inferences:
-            raise BadInput(name, "holds no inference")
+            raise BadInput(name, "holds no inference; give at least one")
         if count not in (None, inferences):
             raise BadInput(name, f"holds {inferences} inferences, but {known[0]!r} holds {count}")
         count = inferences

@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and one sentence with exit code 1 for everything that can go wrong."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -117,6 +118,14 @@ def test_engines_and_ops_list_everything(capsys):
     assert code == 0 and "Conv" in out and "GlobalAveragePool" in out
 
 
+def test_help_lists_every_pass(capsys):
+    from celosia.tools.compiler import pipeline
+
+    with pytest.raises(SystemExit):
+        main(["compile", "--help"])
+    assert ", ".join(pipeline.PASSES) in " ".join(capsys.readouterr().out.split())
+
+
 def test_demo_on_the_golden_executor(net, capsys):
     code, out, _ = call(capsys, "demo", "--on", "golden", "--limit", 20)
     assert code == 0
@@ -155,6 +164,10 @@ def text_file():
     open("bad.onnx", "w").write("hello\n")
 
 
+def folder():
+    os.mkdir("bad.onnx")
+
+
 def save(name, **arrays):
     return lambda: np.savez(name, **arrays)
 
@@ -167,6 +180,7 @@ BAD_MODELS = [
     (unknown_operator, "bad.onnx: node 'Relu_12' (Frobnicate): no operator of this name in ONNX operator set 17"),
     (dynamic_shape, "bad.onnx: input 'input0' has a dynamic shape: dimension 2 is 'height'; export it with a fixed shape, or fix "
                     "it with python -m onnxruntime.tools.make_dynamic_shape_fixed"),
+    (folder, "bad.onnx: is a folder; give the ONNX file in it"),
     (lambda: None, "bad.onnx: no such file; looked for bad.onnx"),
 ]  # fmt: skip
 
@@ -183,13 +197,14 @@ def test_bad_model_is_one_sentence(net, capsys, command, make, sentence):
 
 
 BAD_INPUTS = [
-    (save("x.npz", input0=X[:, :2]), "x.npz", "input 'input0' must have shape [inferences, 3, 6, 6], not [4, 2, 6, 6]"),
-    (save("x.npz", input0=X[0]), "x.npz", "input 'input0' must have shape [inferences, 3, 6, 6], not [3, 6, 6]"),
-    (save("x.npz", input0=X[:0]), "x.npz", "input 'input0' holds no inference"),
-    (save("x.npz", input0=X.astype(np.float32)), "x.npz", "input 'input0' must be int8, not float32"),
-    (save("x.npz", input0=X.astype(np.uint8)), "x.npz", "input 'input0' must be int8, not uint8"),
-    (save("x.npz", image=X), "x.npz", "input 'image' is not an input of the model (inputs: input0)"),
-    (save("x.npz"), "x.npz", "input 'input0' is missing; given: none"),
+    (save("x.npz", input0=X[:, :2]), "x.npz", "x.npz: input 'input0' must have shape [inferences, 3, 6, 6], not [4, 2, 6, 6]"),
+    (save("x.npz", input0=X[0]), "x.npz", "x.npz: input 'input0' must have shape [inferences, 3, 6, 6], not [3, 6, 6]; for one inference give array[None]"),
+    (save("x.npz", input0=X[:0]), "x.npz", "x.npz: input 'input0' holds no inference; give at least one"),
+    (save("x.npz", input0=X.astype(np.float32)), "x.npz",
+     "x.npz: input 'input0' must be int8, not float32; quantise it with the scale and zero point of the model's input"),
+    (save("x.npz", input0=X.astype(np.uint8)), "x.npz", "x.npz: input 'input0' must be int8, not uint8; convert it to int8"),
+    (save("x.npz", image=X), "x.npz", "x.npz: input 'image' is not an input of the model (inputs: input0)"),
+    (save("x.npz"), "x.npz", "x.npz: input 'input0' is missing; given: none"),
     (lambda: None, "x.npz", "x.npz: no such file"),
     (lambda: open("x.npz", "w").write("1 2 3"), "x.npz", "x.npz: must be a .npz or .npy file of numbers"),
     (lambda: np.save("x.npy", np.array([object()])), "x.npy", "x.npy: must be a .npz or .npy file of numbers"),
@@ -219,7 +234,7 @@ def test_inputs_with_different_numbers_of_inferences(net, capsys):
     onnx.save(build(recipe)[0], "two.onnx")
     np.savez("x.npz", input0=np.zeros((3, 2, 3, 3), np.int8), input1=np.zeros((2, 2, 3, 3), np.int8))
     code, _, err = call(capsys, "run", "two.onnx", "--input", "x.npz", *GOLDEN)
-    assert (code, err) == (1, "celosia: input 'input1' holds 2 inferences, but 'input0' holds 3\n")
+    assert (code, err) == (1, "celosia: x.npz: input 'input1' holds 2 inferences, but 'input0' holds 3\n")
 
 
 def test_program_for_another_engine(net, capsys):
@@ -279,18 +294,50 @@ def test_network_that_does_not_fit_names_memory_and_bytes(net, capsys):
     onnx.save(builder.model("large"), "large.onnx")
     code, _, err = call(capsys, "compile", "large.onnx", "-o", "large.celosia", "--engine", "test")
     assert code == 1
-    assert "the activation memory is " in err and "bytes too small" in err and err.count("\n") == 1
+    assert err.startswith("celosia: large.onnx: does not fit engine 'test': the activation memory is ") and err.count("\n") == 1
+    assert "bytes too small" in err and err.endswith("; choose another preset, or a JSON file with a larger act_depth\n")
     assert not (net / "large.celosia").exists()
 
 
-def test_output_that_cannot_be_written(net, capsys):
-    code, _, err = call(capsys, "run", "net.onnx", "--input", "in.npz", "--output", "nowhere/out.npz", *GOLDEN)
-    assert (code, err) == (1, "celosia: nowhere/out.npz: cannot be written: No such file or directory\n")
+BAD_OUTPUTS = [
+    (["--output", "nowhere/out.npz"], "nowhere/out.npz: cannot be written: there is no folder nowhere; create it"),
+    (["--output", "."], ".: cannot be written: it is a folder; give a file name"),
+    (["--output", ""], "--output must name a file, not ''"),
+    (["--output", "kept.npz"], "kept.npz: cannot be written: it is read-only; give another name"),
+    (["--output", "out.npz", "--json", "nowhere/r.json"], "nowhere/r.json: cannot be written: there is no folder nowhere; create it"),
+    (["--output", "out.npz", "--json", "./net.onnx"], "--json must be another file than the model net.onnx"),
+    (["--output", "in.npz"], "--output must be another file than the input in.npz"),
+    (["--output", "out.npz", "--json", "out.npz"], "--json must be another file than --output out.npz"),
+    (["--output", "out.npz", "--timeline", "t.svg"], "--timeline needs cycles, and there are none on 'golden'; use --on verilator"),
+]
 
 
-def test_timeline_needs_cycles(net, capsys):
-    code, _, err = call(capsys, "run", "net.onnx", "--input", "in.npz", "--timeline", "t.svg", *GOLDEN)
-    assert (code, err) == (1, "celosia: --timeline needs cycles, and there are none on 'golden'; use --on verilator\n")
+@pytest.mark.parametrize("arguments, sentence", BAD_OUTPUTS, ids=range(len(BAD_OUTPUTS)))
+def test_output_that_cannot_be_written_is_refused_before_the_run(net, capsys, arguments, sentence):
+    (net / "kept.npz").write_bytes(b"kept")
+    (net / "kept.npz").chmod(0o444)
+    before = {path.name: path.read_bytes() for path in net.iterdir()}
+    code, out, err = call(capsys, "run", "net.onnx", "--input", "in.npz", *arguments, *GOLDEN)
+    assert (code, out, err) == (1, "", f"celosia: {sentence}\n")
+    assert {path.name: path.read_bytes() for path in net.iterdir()} == before
+
+
+def test_a_link_stays_a_link_and_a_pipe_is_written_to(net, capsys):
+    (net / "real.json").write_text("old")
+    (net / "link.json").symlink_to("real.json")
+    assert call(capsys, "run", "net.onnx", "--input", "in.npz", "--json", "link.json", *GOLDEN)[0] == 0
+    assert (net / "link.json").is_symlink() and "cycles" in json.loads((net / "real.json").read_text())
+    os.mkfifo("pipe")
+    pipe = os.open("pipe", os.O_RDWR)
+    assert call(capsys, "run", "net.onnx", "--input", "in.npz", "--json", "pipe", *GOLDEN)[0] == 0
+    assert (net / "pipe").is_fifo() and json.loads(os.read(pipe, 1 << 16)) == json.loads((net / "real.json").read_text())
+    os.close(pipe)
+
+
+def test_program_given_where_a_model_belongs(net, capsys):
+    call(capsys, "compile", "net.onnx", "-o", "net.celosia", "--engine", "test")
+    code, _, err = call(capsys, "explain", "net.celosia")
+    assert (code, err) == (1, "celosia: net.celosia: is a program of `celosia compile` or another archive; give the ONNX file\n")
 
 
 @pytest.mark.parametrize("limit", [0, -3])

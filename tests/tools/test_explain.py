@@ -92,9 +92,10 @@ def test_a_model_that_does_not_fit_says_so(folder, capsys):
     value = builder.input(rng, (3, 90, 90), count=1)
     builder.output(builder.weighted(rng, "Conv", value, (4, 3, 1, 1), 0, per_channel=False, bias=True, attributes=POINTWISE))
     onnx.save(builder.model("large"), "large.onnx")
-    code, out, _ = call(capsys, "explain", "large.onnx", "--engine", "test")
-    assert code == 1
-    assert "test cannot run it: the activation memory is" in " ".join(out.split())
+    code, out, err = call(capsys, "explain", "large.onnx", "--engine", "test", "--json", "why.json")
+    assert code == 1 and "Conv" in out
+    assert err.startswith("celosia: large.onnx: does not fit engine 'test': the activation memory is ") and err.count("\n") == 1
+    assert f"celosia: {json.loads((folder / 'why.json').read_text())['problem']}\n" == err
 
 
 def test_an_operator_nobody_supports_is_a_sentence(folder, capsys):
@@ -181,3 +182,18 @@ def test_every_constraint_is_one_sentence():
         for sentence, suggestion in rules:
             assert sentence.endswith(".") and sentence[0].isupper(), sentence
             assert not suggestion or suggestion.endswith("."), suggestion
+
+
+def test_parts_are_named_after_nodes_of_the_file(folder, capsys):
+    rng = np.random.default_rng(0)
+    builder = Builder(form="qdq", unsigned=False)
+    value = builder.input(rng, (4, 2, 2), count=1)
+    first = builder.node("Reshape", [builder.dequantise(value), builder.constant("flat", np.array([1, 16]))])
+    second = builder.node("Reshape", [first, builder.constant("map", np.array([1, 2, 8]))])
+    builder.output(builder.quantise(rng, second, value.sample.reshape(1, 2, 8)))
+    onnx.save(builder.model("reshapes"), "reshapes.onnx")
+    call(capsys, "explain", "reshapes.onnx", "--json", "why.json")
+    nodes = json.loads((folder / "why.json").read_text())["nodes"]
+    names = {node["name"] for node in nodes}
+    parts = [node["reason"].removeprefix("part of ") for node in nodes if node["reason"].startswith("part of ")]
+    assert parts and set(parts) <= names

@@ -147,18 +147,21 @@ def quantised():
 
 
 BAD = [
-    (not_finite, [], "input 'x' holds a value that is not finite, in sample 3"),
+    (not_finite, [], "data.npz: input 'x' holds a value that is not finite, in sample 3"),
     (damaged, [], "float.onnx: is not an ONNX file, or is cut short; export or download it again"),
     (quantised, [], "float.onnx: is quantised already; `celosia run` takes it as it is"),
-    (lambda: np.savez("data.npz", x=X[:, :2]), [], "input 'x' must have shape [inferences, 3, 8, 8], not [20, 2, 8, 8]"),
-    (lambda: np.savez("data.npz", x=X.astype(np.float64)), [], "input 'x' must be float32, not float64"),
-    (lambda: np.savez("data.npz", image=X), [], "input 'image' is not an input of the model (inputs: x)"),
+    (lambda: np.savez("data.npz", x=X[:, :2]), [], "data.npz: input 'x' must have shape [inferences, 3, 8, 8], not [20, 2, 8, 8]"),
+    (lambda: np.savez("data.npz", x=X.astype(np.float64)), [], "data.npz: input 'x' must be float32, not float64; convert it to float32"),
+    (lambda: np.savez("data.npz", image=X), [], "data.npz: input 'image' is not an input of the model (inputs: x)"),
     (lambda: Path("data.npz").unlink(), [], "data.npz: no such file"),
-    (lambda: None, ["--held-back", 20], "input 'x' holds 20 samples, of which 20 cannot be held back: give at least 21"),
+    (lambda: np.savez("data.npz", x=X[:0]), [], "data.npz: input 'x' holds no inference; give at least one"),
+    (lambda: None, ["--held-back", 20],
+     "data.npz: input 'x' holds 20 samples, of which 20 cannot be held back; give at least 21, or a smaller --held-back"),
     (lambda: None, ["--held-back", 0], "--held-back must be at least 1, not 0"),
     (lambda: None, ["-o", "float.onnx"], "-o must be another file than the model float.onnx"),
-    (lambda: None, ["-o", "nowhere/int8.onnx"], "nowhere/int8.onnx: cannot be written: No such file or directory"),
-    (lambda: None, ["--json", "nowhere/r.json"], "nowhere/r.json: cannot be written: No such file or directory"),
+    (lambda: None, ["-o", "data.npz"], "-o must be another file than the calibration data data.npz"),
+    (lambda: None, ["-o", "nowhere/int8.onnx"], "nowhere/int8.onnx: cannot be written: there is no folder nowhere; create it"),
+    (lambda: None, ["--json", "nowhere/r.json"], "nowhere/r.json: cannot be written: there is no folder nowhere; create it"),
 ]  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """``celosia explain``."""
 
-import json
 from collections import Counter
 
 from rich.markup import escape
@@ -10,7 +9,7 @@ from celosia.tools.commands.console import output
 from celosia.tools.compiler.frontend import lower
 from celosia.tools.compiler.pipeline import compile_frontend
 from celosia.tools.errors import DoesNotFit
-from celosia.tools.files import replacing
+from celosia.tools.files import write_json
 from celosia.tools.session import engine_config
 
 __all__ = ["ON_THE_HOST", "run"]
@@ -23,9 +22,9 @@ def run(options):
     """Print a row for each node; return 0 if all run on the engine, else :data:`ON_THE_HOST`."""
     config = engine_config(options.engine)
     found = lower(options.model)
+    problem = _problem(found, config)
     if options.json:
-        with replacing(options.json) as path:
-            path.write_text(json.dumps(_document(found, config), indent=2) + "\n")
+        write_json(options.json, _document(found, config, problem))
     counts = Counter(where for _, _, where, _, _ in found.rows)
     console = output()
     console.print(_table(found))
@@ -33,13 +32,20 @@ def run(options):
         f"{counts['engine']} nodes on the engine, {counts['host']} on the host, {counts['removed']} need not be computed"
     )
     for suggestion, names in _suggestions(found).items():
-        console.print(f"[yellow]{escape(', '.join(names))}[/]: {escape(suggestion)}")
+        shown = ", ".join(names) if len(names) < counts["host"] or len(names) == 1 else f"all {len(names)} nodes on the host"
+        console.print(f"[yellow]{escape(shown)}[/]: {escape(suggestion)}")
+    if problem:
+        raise problem
+    return ON_THE_HOST if counts["host"] else 0
+
+
+def _problem(found, config):
+    """Return the :exc:`DoesNotFit` of a model that is too large for the engine, else None."""
     try:
         compile_frontend(found, config)
     except DoesNotFit as problem:
-        console.print(f"[red]{config.name} cannot run it: {escape(str(problem))}[/]")
-        return 1
-    return ON_THE_HOST if counts["host"] else 0
+        return problem
+    return None
 
 
 def _table(found):
@@ -60,6 +66,11 @@ def _suggestions(found):
     return names
 
 
-def _document(found, config):
+def _document(found, config, problem):
     keys = ("name", "operator", "where", "reason", "suggestion")
-    return {"model": found.file, "engine": config.name, "nodes": [dict(zip(keys, row)) for row in found.rows]}
+    return {
+        "model": found.file,
+        "engine": config.name,
+        "problem": str(problem or ""),
+        "nodes": [dict(zip(keys, row)) for row in found.rows],
+    }

@@ -1,6 +1,5 @@
 """``celosia quantize``."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import celosia
 from celosia.tools.commands.console import output, progress, status
 from celosia.tools.compiler.frontend import lower
 from celosia.tools.errors import BadConfig
-from celosia.tools.files import read_inputs, replacing
+from celosia.tools.files import naming, read_inputs, replacing, write_json
 from celosia.tools.quantization_report import compare_models
 from celosia.tools.quantizer import prepare, quantize, split
 
@@ -20,14 +19,13 @@ __all__ = ["run"]
 
 def run(options):
     """Quantise, report and write the model; it is written only if all of that went well."""
-    if Path(options.output).exists() and Path(options.output).samefile(options.model):
-        raise BadConfig(f"-o must be another file than the model {options.model}")
     if options.held_back is not None and options.held_back < 1:
         raise BadConfig(f"--held-back must be at least 1, not {options.held_back}")
     with status("preparing"):
         source = prepare(options.model)
     feed = read_inputs(options.calibration, [name for name, _, _ in source.inputs])
-    calibration, held_back = split(source, feed, options.held_back)
+    with naming(options.calibration):
+        calibration, held_back = split(source, feed, options.held_back)
     counts = [len(next(iter(part.values()))) for part in (calibration, held_back)]
     with replacing(options.output) as path:
         with progress("calibrating", counts[0]) as advance:
@@ -39,8 +37,7 @@ def run(options):
         found = lower(path)
         if options.json:
             document = _document(options, source, counts, layers, outputs, found)
-            with replacing(options.json) as file:
-                file.write_text(json.dumps(document, indent=2) + "\n")
+            write_json(options.json, document)
     _print(options, source, counts, layers, outputs, found)
     return 0
 

@@ -1,6 +1,5 @@
 """``celosia run``."""
 
-import json
 from contextlib import nullcontext
 
 import numpy as np
@@ -10,7 +9,7 @@ from celosia.tools.check import check_layers, check_outputs, summary
 from celosia.tools.commands.console import output, progress, status
 from celosia.tools.compiler.importer import refuse_float
 from celosia.tools.errors import BadConfig, BadProgram, HostNodes
-from celosia.tools.files import read_inputs, replacing
+from celosia.tools.files import naming, read_inputs, replacing, write_json
 from celosia.tools.program import is_program_file
 from celosia.tools.report import table
 from celosia.tools.session import InferenceSession, check_feed
@@ -36,6 +35,8 @@ def run(options):
         refuse_host_nodes(session.model)
     feed = read_inputs(options.input, [argument.name for argument in session.get_inputs()])
     feed = {name: array[: options.limit] if array.ndim else array for name, array in feed.items()}
+    with naming(options.input):
+        check_feed(session.model, feed)
     outputs = execute(session, feed)
     found = compare(session, options, feed, outputs) if options.check else None
     write_files(session, options, outputs)
@@ -85,16 +86,15 @@ def compare(session, options, feed, outputs):
 def write_files(session, options, outputs):
     """Write what ``--output``, ``--json`` and ``--timeline`` ask for."""
     report = session.report
+    if options.timeline and not report.traces:
+        raise BadConfig(f"--timeline needs cycles, and there are none: the engine runs no node of {report.model}")
     if getattr(options, "output", None):
         names = [argument.name for argument in session.get_outputs()]
         with replacing(options.output) as path, open(path, "wb") as file:
             np.savez(file, **dict(zip(names, outputs)))
     if options.json:
-        with replacing(options.json) as path:
-            path.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+        write_json(options.json, report.to_dict())
     if options.timeline:
-        if not report.traces:
-            raise BadConfig(f"--timeline needs cycles, and there are none on {options.on!r}; use --on verilator")
         program, events, cycles = max(report.traces, key=lambda trace: trace[2])
         with replacing(options.timeline) as path:
             path.write_text(timeline(program, events, cycles, title=f"{report.model} on {report.engine}"))

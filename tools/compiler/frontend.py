@@ -16,6 +16,7 @@ __all__ = ["Frontend", "lower"]
 
 NOT_QUANTISED = "The engine computes on int8 and uint8 tensors, and this model has none."
 NO_SHAPES = "ONNX Runtime cannot run this model with inputs of zeros, so that its shapes stay unknown."
+QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
 QUANTISE = "Quantise the float model with `celosia quantize`."
 
 
@@ -109,6 +110,14 @@ def _on_the_host(source, reason, suggestion):
     )
 
 
+def _known_name(operation, operators):
+    """Return the name of ``operation``, or of its last node in the file where ONNX Runtime has given it a new one."""
+    if operation.name in operators:
+        return operation.name
+    inner = [name for name in operation.sources if operators.get(name, "QuantizeLinear") not in QUANTISATION]
+    return inner[-1] if inner else operation.name
+
+
 def _rows(source, decisions, divided):
     """Return a row for each ONNX node; one that is part of several operations is shown with the last of them."""
     found = {}
@@ -122,10 +131,10 @@ def _rows(source, decisions, divided):
         for name in operation.sources:
             if name not in found or on_engine:
                 found[name] = (where, note, advice, operation)
-    rows = []
+    rows, operators = [], {node.name: node.op_type for node in source.model.graph.node}
     for node in source.model.graph.node:
         where, note, advice, operation = found.get(node.name, ("removed", "ONNX Runtime's optimiser leaves it out.", "", None))
-        if operation and node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.op_type != operation.operator:
-            note, advice = f"part of {operation.name}", ""
+        if operation and node.op_type in QUANTISATION and node.op_type != operation.operator:
+            note, advice = f"part of {_known_name(operation, operators)}", ""
         rows.append((node.name, node.op_type, where, note, advice))
     return tuple(rows)

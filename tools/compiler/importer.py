@@ -16,6 +16,7 @@ from onnx import TensorProto
 from celosia.tools.compiler.batch import split_batch
 from celosia.tools.compiler.rewrite import rewrite
 from celosia.tools.errors import BadModel, UnsupportedOperator
+from celosia.tools.program import ZIP_MAGIC
 
 __all__ = ["Source", "load", "node_name", "refuse_float", "session_options"]
 
@@ -108,11 +109,13 @@ def _read(path):
     """Return what error messages call the model, and its bytes."""
     if isinstance(path, bytes):
         return "the model", path
-    file = Path(path).name
+    file = Path(path).name or str(path)
     try:
         return file, Path(path).read_bytes()
     except FileNotFoundError:
         raise BadModel(file, "no such file", f"looked for {Path(path)}") from None
+    except IsADirectoryError:
+        raise BadModel(file, "is a folder", "give the ONNX file in it") from None
     except OSError as error:
         raise BadModel(file, f"cannot be read ({error.strerror})") from None
 
@@ -122,6 +125,8 @@ def _parse(data, file):
     try:
         model.ParseFromString(data)
     except Exception:
+        if data.startswith(ZIP_MAGIC):
+            raise BadModel(file, "is a program of `celosia compile` or another archive", "give the ONNX file") from None
         raise BadModel(file, "is not an ONNX file, or is cut short", "export or download it again") from None
     if not model.graph.node or not model.opset_import:
         raise BadModel(file, "holds no ONNX graph", "export or download it again")

@@ -73,7 +73,10 @@ def compile_frontend(frontend, config, options=None, *, observe=None):
     segments = []
     for segment in frontend.segments:
         if isinstance(segment, ir.Graph):
-            segment = EngineSegment(program=compile_graph(segment, config, options, observe=observe))
+            try:
+                segment = EngineSegment(program=compile_graph(segment, config, options, observe=observe))
+            except DoesNotFit as error:
+                raise error.name(frontend.file, config.name) from None
         segments.append(segment)
     return Model(
         source=frontend.file,
