@@ -73,6 +73,9 @@ def parser():
         "--dump-after", metavar="PASS", action="append", default=[], help=f"print the result of a pass: {PASSES}"
     )
     build.add_argument("--listing", action="store_true", help="print the instructions")
+    build.add_argument(
+        "--json", metavar="FILE", help="write what the program takes of each memory, and the nodes on the host, as JSON"
+    )
 
     explain = command(
         "explain", "say of each node where it runs, why not on the engine, and what to do; exit code 0 if the engine runs all nodes, "
@@ -99,8 +102,10 @@ def parser():
         "--held-back", metavar="N", type=int, help="samples not calibrated with but used for the report (default: one of five)"
     )
     quantize.add_argument("--json", metavar="FILE", help="write the report as JSON")
-    command("engines", "list the engine presets")
-    command("ops", "list the supported operators and their constraints")
+    engines = command("engines", "list the engine presets")
+    engines.add_argument("--json", metavar="FILE", help="write the configurations as JSON")
+    operators = command("ops", "list the supported operators and their constraints")
+    operators.add_argument("--json", metavar="FILE", help="write the list as JSON, with what to do about each constraint")
     demo = command("demo", "run handwritten digits through a small network and check every number", engine, backend)
     demo.add_argument("--limit", metavar="N", type=int, help="run only the first N images")
     return result

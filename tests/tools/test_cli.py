@@ -118,6 +118,20 @@ def test_engines_and_ops_list_everything(capsys):
     assert code == 0 and "Conv" in out and "GlobalAveragePool" in out
 
 
+def test_engines_ops_and_compile_as_json(net, capsys):
+    assert call(capsys, "engines", "--json", "engines.json")[0] == 0
+    engines = json.loads((net / "engines.json").read_text())
+    assert [engine["name"] for engine in engines] == list(PRESETS) and engines[0]["digest"] == f"{PRESETS['test'].digest:08x}"
+    assert call(capsys, "ops", "--json", "ops.json")[0] == 0
+    families = json.loads((net / "ops.json").read_text())
+    assert any("Conv" in family["operators"] and family["constraints"][0]["suggestion"] for family in families)
+    assert call(capsys, "compile", "net.onnx", "--engine", "test", "--json", "net.json")[0] == 0
+    document = json.loads((net / "net.json").read_text())
+    memories = document["programs"][0]["memories"]
+    assert 0 < memories["weight_bytes"]["taken"] <= memories["weight_bytes"]["available"] == PRESETS["test"].weight_bytes
+    assert [node["operator"] for node in document["host_nodes"]] == []
+
+
 def test_help_lists_every_pass(capsys):
     from celosia.tools.compiler import pipeline
 

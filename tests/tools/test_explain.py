@@ -197,3 +197,8 @@ def test_parts_are_named_after_nodes_of_the_file(folder, capsys):
     names = {node["name"] for node in nodes}
     parts = [node["reason"].removeprefix("part of ") for node in nodes if node["reason"].startswith("part of ")]
     assert parts and set(parts) <= names
+
+
+def test_compile_names_the_nodes_on_the_host(folder, capsys):
+    code, out, _ = call(capsys, "compile", "host.onnx", "-o", "host.celosia", "--engine", "test")
+    assert code == 0 and "on the host, in ONNX Runtime: " in out and "(CumSum)" in out

@@ -1,15 +1,22 @@
 """``celosia engines``."""
 
+import json
+
 from rich.table import Table
 
 from celosia.rtl.config import PRESETS
 from celosia.tools.commands.console import output
+from celosia.tools.files import write_json
 
 __all__ = ["run"]
 
 
 def run(options):
     """Print the presets and their sizes."""
+    if options.json:
+        write_json(
+            options.json, [json.loads(config.to_json()) | {"digest": f"{config.digest:08x}"} for config in PRESETS.values()]
+        )
     table = Table(title="engine presets", title_justify="left")
     table.add_column("preset", no_wrap=True)
     for title in (
