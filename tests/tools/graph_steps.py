@@ -5,6 +5,7 @@ returns None where it does not fit.
 """
 
 import numpy as np
+from graph_builder import evaluate
 
 MAX_MAP = 700  # elements: what the smallest preset holds several of
 
@@ -362,7 +363,25 @@ def resize(builder, rng, step, values):
     scales = np.array([1, 1, *rng.integers(1, 4, 2)], np.float32)
     attributes = {"mode": "nearest", "coordinate_transformation_mode": str(rng.choice(["asymmetric", "half_pixel"])),
                   "nearest_mode": str(rng.choice(["floor", "round_prefer_floor"]))}  # fmt: skip
+    if rng.random() < 0.5:
+        return interpolate(builder, rng, values[-1])
     return builder.sandwich(rng, "Resize", [values[-1]], constants=[None, scales], attributes=attributes, like=values[-1])
+
+
+def interpolate(builder, rng, value):
+    """A linear Resize, of the integers or between DequantizeLinear and QuantizeLinear."""
+    attributes = {"mode": "linear", "coordinate_transformation_mode": str(rng.choice(["asymmetric", "half_pixel"]))}
+    if rng.random() < 0.5:
+        scales = np.array([1, 1, *rng.integers(1, 4, 2)], np.float32)
+        like = value if rng.random() < 0.5 else None
+        return builder.sandwich(rng, "Resize", [value], constants=[None, scales], attributes=attributes, like=like)
+    scales = np.array([1, 1, *rng.choice([1, 2, 4], 2)], np.float32)
+    arrays = np.zeros(0, np.float32), scales
+    names = [builder.constant(stem, array) for stem, array in zip(("region", "scales"), arrays)]
+    y = evaluate("Resize", [value.sample, *arrays], attributes)
+    return builder.value(
+        builder.node("Resize", [value.name, *names], **attributes), y, value.scale, value.zero_point, value.parameters
+    )
 
 
 def channel_shuffle(builder, rng, step, values):

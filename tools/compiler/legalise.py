@@ -172,6 +172,11 @@ def _attributes(node):
     return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
+def _is_linear(node):
+    """Whether a node interpolates between neighbours."""
+    return node.op_type in ("Resize", "Upsample") and _attributes(node).get("mode") == b"linear"
+
+
 def _outputs(operation):
     """Return an operation for each output of a Split: each is a slice of its own."""
     if operation.form != "Split":
@@ -194,7 +199,7 @@ def _single(node, constants):
         for position, name in enumerate(node.input)
         if name in constants
     }
-    attributes, form = _attributes(node), node.op_type
+    attributes, form = _attributes(node), "Interpolation" if _is_linear(node) else node.op_type
     if node.op_type in ("MatMulInteger", "QGemm", "QLinearMatMul"):
         operands, attributes = _product(operands, attributes)
         form = node.op_type if "w" in operands or node.op_type == "MatMulInteger" else "Product"
@@ -286,6 +291,8 @@ class _Islands:
         """Return what an island of these nodes is computed as, or None."""
         if len(tensors) == 1 and len(inner) == 1 and inner[0].op_type in SANDWICHES:
             return SANDWICHES[inner[0].op_type]
+        if len(tensors) == 1 and len(inner) == 1 and _is_linear(inner[0]):
+            return "Interpolation"
         if len(tensors) == 1 and inner and all(node.op_type in MOVES for node in inner):
             return "FloatMove"
         shapes = [self.values[name].shape for name in tensors]
@@ -370,7 +377,7 @@ def _quantisation(graph):
             if not prefix and "input_1" in operands:
                 operands = {"x_scale": operands["input_1"], "x_zero_point": operands.get("input_2")}
             note(operation.inputs[0], replace(operation, operands={k: v for k, v in operands.items() if v is not None}), "x")
-    passing = [operation for operation in graph.operations if operation.form in (*MOVES, "MaxPool", "ReduceMax") and operation.inputs]
+    passing = [operation for operation in graph.operations if operation.form in (*MOVES, "Interpolation", "MaxPool", "ReduceMax") and operation.inputs]
     for order in (passing, passing[::-1]):
         for operation in order:
             source, target = operation.inputs[0], operation.output

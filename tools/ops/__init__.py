@@ -3,7 +3,7 @@
 ``FAMILIES`` is what `celosia ops` and the documentation show, ``FORMS`` finds the family of an operation.
 """
 
-from celosia.tools.ops import convolution, elementwise, integer, movement, places, pooling, product, reduction
+from celosia.tools.ops import convolution, elementwise, integer, interpolation, movement, places, pooling, product, reduction
 from celosia.tools.ops.family import Family, Features, Lowered, Refused, View, sentence, suggestion
 
 __all__ = ["FAMILIES", "FORMS", "Family", "Features", "Lowered", "Refused", "View", "rows", "sentence", "suggestion"]
@@ -17,6 +17,7 @@ FAMILIES = (
     *elementwise.FAMILIES,
     *places.FAMILIES,
     *movement.FAMILIES,
+    *interpolation.FAMILIES,
 )
 FORMS = {form: family for family in FAMILIES for form in family.forms}
 

@@ -34,9 +34,9 @@ def input_is_8_bit(operation, features):
 
 
 def nearest_only(operation, features):
-    """Resize and Upsample must take the nearest element: others are computed in floating point.
+    """Resize and Upsample must take the nearest element, or be linear and alone: others are computed in floating point.
 
-    Export the model with mode "nearest", or write the interpolation as a depthwise ConvTranspose.
+    Export the model with mode "nearest" or "linear", or write the interpolation as a depthwise ConvTranspose.
     """
     resizes = [node for node in operation.nodes if node.op_type in ("Resize", "Upsample")]
     modes = {attribute.s for node in resizes for attribute in node.attribute if attribute.name == "mode"}
