@@ -63,7 +63,15 @@ def normalises_rows(case):
 
     The layers around it stay on the engine; a final Softmax may be left out where only the largest value counts.
     """
-    return case.operator in ("LayerNormalization", "LogSoftmax", "SimplifiedLayerNormalization", "Softmax")
+    return case.operator in ("LogSoftmax", "Softmax")
+
+
+def normalises_by_deviation(case):
+    """{operator} divides by a deviation that differs from row to row, in floating point: the host computes it.
+
+    The layers around it stay on the engine; a BatchNormalization in its place would fold into them.
+    """
+    return case.operator in ("LayerNormalization", "SimplifiedLayerNormalization")
 
 
 def gives_places(case):
@@ -75,7 +83,10 @@ def gives_places(case):
 
 
 def no_such_operator(case):
-    """The engine has no {operator}."""
+    """The engine has no {operator}.
+
+    The layers around it stay on the engine; `celosia ops` lists the operators to replace it by.
+    """
     return all(value.dtype.kind != "f" for value in case.values)
 
 
@@ -125,8 +136,8 @@ def floating_point(case):
 
 
 REASONS = (
-    conversion, constant, run_time_zero_point, dynamic_quantisation, normalises_rows, gives_places, no_such_operator,
-    batch_normalisation_after_it, activation_limits_more, limits_more_than_quantisation, batch_normalisation, not_quantised,
+    conversion, constant, run_time_zero_point, dynamic_quantisation, normalises_rows, normalises_by_deviation, gives_places,
+    no_such_operator, batch_normalisation_after_it, activation_limits_more, limits_more_than_quantisation, batch_normalisation, not_quantised,
     floating_point,
 )  # fmt: skip
 
