@@ -25,7 +25,7 @@ random: .venv/.developer  ## run COUNT random networks on the simulated engine a
 synth: .venv/.synth  ## synthesise and place mac64 for an ECP5-85 and print size and clock
 	$(BIN)/python -m celosia.boards.synth --preset mac64 --at-least 80 --seed 1 2 3 4 5 6 --minutes 20
 
-docs: .venv/.developer  ## regenerate docs/isa.md, docs/csr.md and docs/operators.md
+docs: .venv/.developer  ## regenerate isa.md, csr.md, configuration.md and operators.md of docs/
 	$(BIN)/python -m celosia.tools.reference_pages
 
 conformance: .venv/.developer  ## run ONNX's node tests and write docs/conformance.md

@@ -178,7 +178,8 @@ def configuration_page():
     return "\n\n".join([
         NOTE,
         "# Engine configuration",
-        "`--engine` takes a preset's name or a JSON file with these knobs (`celosia engines` lists the presets).",
+        "`--engine` takes a preset's name or a JSON file: an object with all these knobs. `celosia engines` lists the presets, and "
+        "`celosia engines --json FILE` writes the object of each to start from.",
         rows(("knob", *PRESETS, "meaning"), body),
     ]) + "\n"  # fmt: skip
 

@@ -121,7 +121,9 @@ def test_engines_and_ops_list_everything(capsys):
 def test_engines_ops_and_compile_as_json(net, capsys):
     assert call(capsys, "engines", "--json", "engines.json")[0] == 0
     engines = json.loads((net / "engines.json").read_text())
-    assert [engine["name"] for engine in engines] == list(PRESETS) and engines[0]["digest"] == f"{PRESETS['test'].digest:08x}"
+    assert list(engines) == list(PRESETS) and engines["test"]["digest"] == f"{PRESETS['test'].digest:08x}"
+    (net / "mine.json").write_text(json.dumps(engines["test"]["configuration"]))
+    assert call(capsys, "run", "net.onnx", "--input", "in.npz", "--engine", "mine.json", "--on", "golden")[0] == 0
     assert call(capsys, "ops", "--json", "ops.json")[0] == 0
     families = json.loads((net / "ops.json").read_text())
     assert any("Conv" in family["operators"] and family["constraints"][0]["suggestion"] for family in families)

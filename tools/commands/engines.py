@@ -15,7 +15,11 @@ def run(options):
     """Print the presets and their sizes."""
     if options.json:
         write_json(
-            options.json, [json.loads(config.to_json()) | {"digest": f"{config.digest:08x}"} for config in PRESETS.values()]
+            options.json,
+            {
+                name: {"digest": f"{config.digest:08x}", "configuration": json.loads(config.to_json())}
+                for name, config in PRESETS.items()
+            },
         )
     table = Table(title="engine presets", title_justify="left")
     table.add_column("preset", no_wrap=True)
