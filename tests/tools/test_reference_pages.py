@@ -1,5 +1,6 @@
 """The reference pages in `docs/` are what the definitions say."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,12 @@ def test_pages_are_written_only_where_they_change(tmp_path, capsys):
     assert capsys.readouterr().out.count("wrote") == len(PAGES)
     main([str(tmp_path)])
     assert capsys.readouterr().out == ""
+
+
+def test_figures_of_the_readme_are_those_with_a_command():
+    rows = re.findall(r"^\| ([^,|]+).*\| ([\d,]+) \| ([\d.]+ %) \|$", (DOCS.parent / "README.md").read_text(), re.M)
+    performance = (DOCS / "performance.md").read_text()
+    assert len(rows) == 3
+    for network, cycles, share in rows:
+        (line,) = [line for line in performance.splitlines() if line.startswith("| MLPerf Tiny " + network.strip())]
+        assert f"| {cycles} | {share} | `celosia run" in line
