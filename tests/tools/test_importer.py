@@ -150,3 +150,63 @@ def test_a_batch_stays_whole_where_a_constant_has_it_too(tmp_path):
     net.graph.initializer.append(numpy_helper.from_array(np.arange(12, dtype=np.int8).reshape(3, 4), "c"))
     onnx.save(net, path)
     assert load(path).inputs == (("x", "int8", (3, 4)),)
+
+
+MEETINGS = {
+    "a scale of the whole batch": [
+        helper.make_node("DynamicQuantizeLinear", ["xd"], ["q", "s", "p"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "p"], ["z"]),
+    ],
+    "a sum over the batch": [
+        helper.make_node("ReduceSum", ["xd", "first"], ["m"], keepdims=1),
+        helper.make_node("Mul", ["m", "tiny"], ["n"]),
+        helper.make_node("Add", ["xd", "n"], ["z"]),
+    ],
+    "a matrix for each inference": [helper.make_node("MatMul", ["matrices", "xd"], ["z"])],
+    "neighbours in the batch": [helper.make_node("CumSum", ["xd", "axis"], ["z"])],
+    "inferences in another order": [helper.make_node("Gather", ["xd", "reversed"], ["z"])],
+    "inferences as rows of one matrix": [
+        helper.make_node("Reshape", ["xd", "flat"], ["r"]),
+        helper.make_node("Softmax", ["r"], ["t"], axis=-1),
+        helper.make_node("Reshape", ["t", "back"], ["z"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", MEETINGS)
+def test_a_batch_stays_whole_where_inferences_meet_however_little(case):
+    net = model([dequantise(), *MEETINGS[case]], shape=(4, 30, 50))
+    constants = {
+        "first": np.array([0]), "tiny": np.float32(1e-6), "axis": np.array(0), "reversed": np.arange(4)[::-1].copy(),
+        "flat": np.array([1, -1]), "back": np.array([-1, 30, 50]), "matrices": np.ones((4, 2, 30), np.float32),
+    }  # fmt: skip
+    net.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    split_batch(net, list(net.graph.input), session_options)
+    assert [dim.dim_value for dim in net.graph.input[0].type.tensor_type.shape.dim] == [4, 30, 50]
+
+
+def test_a_batch_is_taken_apart_where_operators_keep_it(tmp_path):
+    constants = {
+        "channels": np.ones((1, 3, 1), np.float32), "matrix": np.ones((5, 6), np.float32), "rows": np.array([4, 18]),
+        "weights": np.ones((18, 3), np.float32), "bias": np.ones(3, np.float32), "from": np.array([1]), "to": np.array([5]),
+        "last": np.array([-1]), "around": np.array([0, 1, 0, 0, 1, 0]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Mul", ["xd", "channels"], ["a"]),
+        helper.make_node("Pad", ["a", "around"], ["b"]),
+        helper.make_node("Slice", ["b", "from", "to", "from"], ["c"]),
+        helper.make_node("Slice", ["b", "from", "to", "from"], ["d"]),
+        helper.make_node("Sub", ["c", "d"], ["e"]),
+        helper.make_node("Concat", ["e", "a"], ["f"], axis=1),
+        helper.make_node("MatMul", ["a", "matrix"], ["g"]),
+        helper.make_node("Reshape", ["g", "rows"], ["h"]),
+        helper.make_node("Gemm", ["h", "weights", "bias"], ["i"]),
+        helper.make_node("ReduceMean", ["f"], ["j"], axes=[1, 2], keepdims=0),
+        helper.make_node("Reshape", ["j", "pillar"], ["k"]),
+        helper.make_node("Add", ["i", "k"], ["z"]),
+    ]
+    net = model([dequantise(), *nodes], shape=(4, 3, 5))
+    net.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    net.graph.initializer.append(numpy_helper.from_array(np.array([-1, 1]), "pillar"))
+    split_batch(net, list(net.graph.input), session_options)
+    assert [dim.dim_value for dim in net.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 5]

@@ -1,8 +1,8 @@
 """A model with a fixed batch of N as one for a single inference: the engine runs it N times.
 
-That is right only if inferences do not meet anywhere. Two things are asked of the model made for one inference: that every value has
-its old shape, but for a first dimension that was N times as long; and that ONNX Runtime, given random inputs, computes the same with it
-for each inference as with the old one for all together.
+That is right only if inferences do not meet anywhere, which is read off the graph: every operator that takes a batched value must be one
+of those below, used such that it keeps the batch along the first dimension and computes each part of it from that part alone. ONNX
+Runtime only tells the shapes, with the batch and without: the first dimension of every batched value has to be N times as long.
 """
 
 import numpy as np
@@ -11,6 +11,36 @@ import onnxruntime
 from onnx import numpy_helper
 
 __all__ = ["split_batch"]
+
+BROADCAST = frozenset(
+    """Abs Acos Acosh Add And Asin Asinh Atan Atanh BiasGelu BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Cos Cosh
+    DequantizeLinear Div Elu Equal Erf Exp FastGelu Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN
+    LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow QLinearAdd QLinearLeakyRelu QLinearMul
+    QLinearSigmoid QuantizeLinear QuickGelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum
+    Swish Tan Tanh ThresholdedRelu Where Xor""".split()
+)
+"""Operators whose result at a place depends on the operands at that place alone, broadcast as numpy does."""
+
+MAPS = frozenset(
+    """AveragePool BatchNormalization Conv ConvInteger ConvTranspose DepthToSpace GlobalAveragePool GlobalLpPool GlobalMaxPool
+    GroupNormalization InstanceNormalization LRN LpPool MaxPool QLinearAveragePool QLinearConv QLinearGlobalAveragePool SpaceToDepth""".split()
+)
+"""Operators of ``[N, C, …]`` whose first dimension is a batch by definition."""
+
+RESHAPES = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
+"""Operators that keep the elements in row-major order: inferences stay one after the other."""
+
+UNSTRETCHED = frozenset(("Expand", "Resize", "Tile", "Upsample"))
+"""Operators that keep the first dimension apart if they do not change its length."""
+
+ALONG = {
+    "ArgMax": 0, "ArgMin": 0, "Concat": None, "Gather": 0, "LayerNormalization": -1, "LogSoftmax": -1, "LpNormalization": -1, "QLinearConcat": None,
+    "Softmax": -1, "Split": 0, "TopK": -1,
+}  # fmt: skip
+"""Operators along one axis, and the axis they take by default."""
+
+PRODUCTS = {"MatMul": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}
+"""Operators of two matrices, and where these are among the inputs."""
 
 
 def split_batch(model, inputs, session_options):
@@ -32,7 +62,12 @@ def split_batch(model, inputs, session_options):
     single = onnx.ModelProto()
     single.CopyFrom(model)
     _shrink(single, {value.name for value in inputs}, count)
-    if _agree(model, single, shapes, inputs, count, session_options):
+    names = [value.name for value in inputs]
+    try:
+        values = [_run(one, names, session_options) for one in (model, single)]
+    except Exception:  # ONNX Runtime refuses a shape that holds for the whole batch only
+        return
+    if _Batch(single, names, *values, count).is_apart():
         model.CopyFrom(single)
 
 
@@ -47,7 +82,7 @@ def _shrink(model, inputs, count):
     constants = {tensor.name: tensor for tensor in graph.initializer}
     constants |= {node.output[0]: attribute.t for node in graph.node if node.op_type == "Constant" for attribute in node.attribute}
     for node in graph.node:
-        if node.op_type != "Reshape" or node.input[1] not in constants:
+        if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
             continue
         shape = numpy_helper.to_array(constants[node.input[1]]).copy()
         if shape.size and shape[0] > 0 and shape[0] % count == 0:
@@ -57,66 +92,146 @@ def _shrink(model, inputs, count):
             node.input[1] = name
 
 
-def _agree(model, single, shapes, inputs, count, session_options):
-    """Whether both models have the same values on random inputs, inference by inference."""
-    rng = np.random.default_rng(0)
-    feed = {value.name: _random(rng, model, value, shape) for value, shape in zip(inputs, shapes)}
-    try:
-        whole = _run(model, feed, session_options)
-        for place in sorted({0, count // 2, count - 1}):
-            one = _run(single, {name: array[place : place + 1] for name, array in feed.items()}, session_options)
-            if not all(_same(whole[name], array, place, count) for name, array in one.items()):
-                return False
-            ends = [value.name for value in model.graph.output if value.name in one]
-            if any(len(whole[name]) != count * len(one[name]) for name in ends):  # an output of the whole batch
-                return False
-    except Exception:  # ONNX Runtime refuses a shape that holds for the whole batch only
-        return False
-    return True
-
-
-def _random(rng, model, value, shape):
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        return rng.integers(max(limits.min, -128), min(limits.max, 255) + 1, shape).astype(dtype)
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    scales = [
-        constants[node.input[1]].ravel()[0]
-        for node in model.graph.node
-        if node.op_type == "QuantizeLinear" and node.input[0] == value.name and node.input[1] in constants
-    ]
-    return (rng.uniform(-160, 160, shape) * (scales[0] if scales else 0.01)).astype(dtype)
-
-
-def _run(model, feed, session_options):
-    """Return every value of the model by name, each node computed on its own."""
+def _run(model, inputs, session_options):
+    """Return every value of the model by name for inputs of ones, each node computed on its own."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for node in probe.graph.node for name in node.output if name)
+    feed = {}
+    for value in probe.graph.input:
+        if value.name in inputs:
+            kind = value.type.tensor_type
+            shape = [dim.dim_value for dim in kind.shape.dim]
+            feed[value.name] = np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
     options = session_options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
+    values = feed | dict(zip(names, session.run(names, feed), strict=True))
+    return values | {tensor.name: numpy_helper.to_array(tensor) for tensor in probe.graph.initializer}
 
 
-def _same(whole, one, place, count):
-    """Whether ``one`` is the part of ``whole`` that belongs to an inference, or does not depend on the inference at all.
+class _Batch:
+    """Follows the batch through the graph of a model made for one inference.
 
-    Float sums may be ordered by the size of the batch: a rounding may then fall the other way, and a few others behind it.
+    ``whole`` and ``single`` are all values by name, with the batch and for one inference. What does not depend on the inputs, but perhaps
+    on their shapes, is not batched: where it is an operand, it must be the same in both.
     """
-    size = one.shape[0] if one.ndim else 0
-    if size and whole.shape == (count * size, *one.shape[1:]):  # an inference's pixels may lie along the first dimension
-        part = whole[place * size : (place + 1) * size]
-    elif whole.shape == one.shape:
-        if one.dtype == np.int64:  # a shape, perhaps with the batch in it: what is made with it tells
-            return True
-        part = whole
-    else:
-        return False
-    if one.dtype.kind == "b" or (one.dtype.kind != "f" and one.dtype.itemsize > 1):
-        return np.array_equal(part, one)
-    step = 1 if one.dtype.kind != "f" else float(np.abs(one[np.isfinite(one)]).max(initial=0)) / 64
-    return bool(np.isclose(part.astype(np.float64), one, rtol=0, atol=2 * step, equal_nan=True).mean() >= 0.98)
+
+    def __init__(self, model, inputs, whole, single, count):
+        self.graph = model.graph
+        self.whole, self.single, self.count = whole, single, count
+        self.batched = set(inputs)
+
+    def is_apart(self):
+        """Whether every value that depends on the inputs, and every output, consists of the parts of the inferences."""
+        for node in self.graph.node:
+            if not any(name in self.batched for name in _references(node)):
+                continue
+            if node.op_type in ("Shape", "Size"):
+                continue
+            if not self._keeps_apart(node):
+                return False
+            self.batched.update(name for name in node.output if name)
+        shapes = [(self.whole.get(name), self.single.get(name)) for name in self.batched]
+        apart = all(_is_batch(whole, single, self.count) for whole, single in shapes)
+        return apart and all(value.name in self.batched for value in self.graph.output)
+
+    def _keeps_apart(self, node):
+        operator, attributes = node.op_type, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if any(isinstance(value, onnx.GraphProto) for value in attributes.values()):
+            return False
+        places = [place for place, name in enumerate(node.input) if name in self.batched]
+        others = [name for place, name in enumerate(node.input) if name and place not in places]
+        if operator in RESHAPES:
+            return places == [0]
+        if not all(np.array_equal(self.whole[name], self.single[name]) for name in others):
+            return False
+        if operator in BROADCAST:
+            rank = self.single[node.output[0]].ndim
+            return all(self.single[node.input[place]].ndim == rank for place in places) and all(
+                self._is_repeated(name, rank) for name in others
+            )
+        if operator in PRODUCTS:
+            return self._product(node, places)
+        if operator == "Concat" or operator == "QLinearConcat":
+            data = range(2, len(node.input), 3) if operator == "QLinearConcat" else range(len(node.input))
+            return places == list(data) and attributes["axis"] % self.single[node.input[places[0]]].ndim != 0
+        if places != [0]:
+            return False
+        shape = self.single[node.input[0]].shape
+        if operator in MAPS:
+            # A second output counts places over the whole batch, or is a mean over it.
+            return len(node.output) == 1 and len(shape) > 2 and not attributes.get("training_mode", 0)
+        if operator in ("Gemm", "QGemm"):
+            bias = node.input[2 if operator == "Gemm" else 6 :][:1]
+            return not attributes.get("transA", 0) and all(self._is_repeated(name, 2) for name in bias if name)
+        if operator == "Dropout":
+            return len(node.output) == 1 and len(node.input) < 3
+        if operator == "Transpose":
+            return attributes.get("perm", [-1])[0] == 0
+        if operator in UNSTRETCHED:
+            result = self.whole[node.output[0]].shape
+            crops = attributes.get("coordinate_transformation_mode") == b"tf_crop_and_resize"
+            return not crops and len(result) == len(shape) and result[0] == len(self.whole[node.input[0]])
+        if operator in ALONG:
+            return attributes.get("axis", ALONG[operator]) % len(shape) != 0
+        axes = self._axes(node, attributes, len(shape))
+        return axes is not None and 0 not in axes
+
+    def _is_repeated(self, name, rank):
+        """Whether an operand is the same for each row of the first dimension of a result of so many dimensions."""
+        shape = self.single[name].shape
+        return len(shape) < rank or shape[0] == 1
+
+    def _product(self, node, places):
+        """Whether each row, or each matrix, of the first dimension is multiplied on its own."""
+        matrices = PRODUCTS[node.op_type]
+        left, right = (self.single[node.input[place]] for place in matrices)
+        rank = max(left.ndim, right.ndim)
+        by_row = {"QLinearMatMul": (1, 2, 6, 7), "MatMulInteger": (2,)}.get(node.op_type, ())  # scales and zero points
+        numbers = all(self.single[name].size == 1 for place, name in enumerate(node.input) if name and place in by_row)
+        if not numbers or not set(places) <= set(matrices):
+            return False
+        if places == [matrices[0]]:
+            return left.ndim == rank and rank >= 2 and (right.ndim <= 2 if rank == 2 else self._is_repeated(node.input[matrices[1]], rank))
+        if rank < 3 or any(self.single[node.input[place]].ndim < rank for place in places):
+            return False
+        return len(places) == 2 or self._is_repeated(node.input[matrices[0]], rank)
+
+    def _axes(self, node, attributes, rank):
+        """Return the axes along which the node joins or selects elements, None where that is unknown."""
+        operands = [self.single[name] if name else None for name in node.input]
+        if node.op_type.startswith("Reduce"):
+            given = attributes.get("axes") if len(operands) < 2 else operands[1]
+            return None if given is None or not len(given) else [int(axis) % rank for axis in given]
+        if node.op_type == "Slice":
+            given = attributes.get("axes") if len(operands) < 4 else operands[3]
+            return None if given is None else [int(axis) % rank for axis in given]
+        if node.op_type == "Pad":
+            pads = attributes.get("pads") if len(operands) < 2 else operands[1]
+            given = range(rank) if len(operands) < 4 or operands[3] is None else [int(axis) % rank for axis in operands[3]]
+            return [axis for place, axis in enumerate(given) if pads[place] or pads[place + len(pads) // 2]]
+        return None
+
+
+def _references(node):
+    """Return the names a node, or a graph within it, reads."""
+    names = list(node.input)
+    for attribute in node.attribute:
+        for body in (attribute.g, *attribute.graphs):
+            names += [name for inner in body.node for name in _references(inner)]
+            names += [value.name for value in body.output]
+    return names
+
+
+def _is_batch(whole, single, count):
+    """Whether two arrays have one shape but for the first dimension, which is ``count`` times as long in the first one."""
+    return (
+        isinstance(whole, np.ndarray)
+        and isinstance(single, np.ndarray)
+        and single.ndim > 0
+        and whole.shape == (count * single.shape[0], *single.shape[1:])
+    )
