@@ -1,6 +1,6 @@
 """What can go wrong for a user: each class takes the facts and builds the one sentence the user reads."""
 
-__all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "HostNodes", "UnsupportedOperator"]
+__all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "HostNodes", "UnsupportedOperator", "onnx_runtime_says"]
 
 from celosia.rtl.config import BadConfig as _BadConfig
 
@@ -87,3 +87,18 @@ class DoesNotFit(CelosiaError):
 
 class EngineError(CelosiaError):
     """The engine stopped with an error, or did not finish."""
+
+
+def onnx_runtime_says(error):
+    """Return what an exception of ONNX Runtime says on one line, without error codes, source files and C++ signatures."""
+    text = (" ".join(str(error).split()) or type(error).__name__).rpartition(" : ")[2]
+    before, found, after = text.partition("/onnxruntime_src/")
+    if found:
+        depth, place = 0, after.find("(")
+        while 0 <= place < len(after):
+            depth += {"(": 1, ")": -1}.get(after[place], 0)
+            place += 1
+            if not depth:
+                break
+        text = before + after[place:].removeprefix(" const").lstrip() if place > 0 else before
+    return text

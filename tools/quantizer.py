@@ -26,7 +26,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from celosia.tools.compiler.importer import load
-from celosia.tools.errors import BadInput, BadModel
+from celosia.tools.errors import BadInput, BadModel, onnx_runtime_says
 from celosia.tools.float_rewrites import convolve_normalisations, fold_dequantised, functions_of_one_tensor, pool_globally
 from celosia.tools.session import check_feed
 
@@ -80,7 +80,7 @@ def prepare(path):
             onnx.save(model, f"{folder}/float.onnx")
             quant_pre_process(f"{folder}/float.onnx", f"{folder}/prepared.onnx", skip_symbolic_shape=True)
         except Exception as error:
-            raise BadModel(source.file, f"cannot be prepared for quantisation: {_reason(error)}") from None
+            raise BadModel(source.file, f"cannot be prepared for quantisation: {onnx_runtime_says(error)[:300]}") from None
         prepared = replace(load(f"{folder}/prepared.onnx"), file=source.file)
     pool_globally(prepared.model)
     convolve_normalisations(prepared.model)
@@ -131,7 +131,7 @@ def quantize(source, feed, output, *, method="percentile", per_channel=True, pro
                 extra_options={"ActivationSymmetric": False, "WeightSymmetric": True, "CalibStridedMinMax": chunk, "ForceQuantizeNoInputCheck": True},
             )
     except Exception as error:
-        raise BadModel(source.file, f"cannot be quantised: {_reason(error)}") from None
+        raise BadModel(source.file, f"cannot be quantised: {onnx_runtime_says(error)[:300]}") from None
 
 
 def split(source, feed, held_back=None):
@@ -205,9 +205,3 @@ def _quiet():
             yield
     finally:
         logging.disable(before)
-
-
-def _reason(error):
-    return (" ".join(str(error).split()) or type(error).__name__).rpartition(" : ")[2][:300]
-
-

@@ -9,7 +9,7 @@ from celosia.tools import program
 from celosia.tools.backends import BACKENDS, create_backend, prepare_backend
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.pipeline import compile_model
-from celosia.tools.errors import BadConfig, BadInput, EngineError
+from celosia.tools.errors import BadConfig, BadInput, EngineError, onnx_runtime_says
 from celosia.tools.program import EngineSegment, Model
 from celosia.tools.report import Report
 
@@ -133,7 +133,7 @@ class InferenceSession:
             if isinstance(segment, EngineSegment):
                 values |= self._run_engine(segment.program, values, count, report, progress)
             else:
-                values |= run_host(segment, values, count)
+                values |= run_host(segment, values, count, self.model.source)
                 report.add_host(segment)
         self._report = report
         return values
@@ -155,8 +155,8 @@ def open_model(path, config, options=None, keep=()):
     return compile_model(path, config, options, keep=keep)
 
 
-def run_host(segment, values, count):
-    """Run a host segment ``count`` times; ``values`` and the result are arrays ``[count, …]`` by name."""
+def run_host(segment, values, count, file):
+    """Run a host segment of the model ``file`` ``count`` times; ``values`` and the result are arrays ``[count, …]`` by name."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(segment.onnx, session_options(), providers=["CPUExecutionProvider"])
@@ -164,8 +164,7 @@ def run_host(segment, values, count):
     try:
         results = [session.run(names, {name: np.asarray(values[name][n]) for name in segment.inputs}) for n in range(count)]
     except Exception as error:
-        reason = " ".join(str(error).split()).rpartition(" : ")[2]
-        raise EngineError(f"ONNX Runtime cannot run the nodes on the host: {reason}") from None
+        raise EngineError(f"{file}: ONNX Runtime cannot run the nodes on the host: {onnx_runtime_says(error)}") from None
     return {name: np.stack([result[index] for result in results]) for index, name in enumerate(names)}
 
 

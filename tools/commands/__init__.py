@@ -2,5 +2,5 @@
 
 import onnxruntime
 
-# What ONNX Runtime thinks of a model's style is not for the user of a command; errors still are.
-onnxruntime.set_default_logger_severity(3)
+# What ONNX Runtime thinks of a model's style is not for the user of a command, and its errors are exceptions as well.
+onnxruntime.set_default_logger_severity(4)

@@ -17,6 +17,7 @@ __all__ = ["Frontend", "lower"]
 NOT_QUANTISED = "The engine computes on int8 and uint8 tensors, and this model has none."
 NO_SHAPES = "ONNX Runtime cannot run this model with inputs of zeros, so that its shapes stay unknown."
 QUANTISATION = ("QuantizeLinear", "DequantizeLinear")
+RUN_IT = "Look whether ONNX Runtime runs the model with real inputs, and export it with fixed shapes and a batch of 1."
 QUANTISE = "Quantise the float model with `celosia quantize`."
 
 
@@ -68,7 +69,7 @@ def lower(path, *, keep=(), observe=None):
     try:
         graph = legalise(source)
     except NoShapes:
-        return _on_the_host(source, NO_SHAPES, "")
+        return _on_the_host(source, NO_SHAPES, RUN_IT)
     observe("legalise", graph)
     quantised = quantise(graph)
     observe("quantise", quantised)

@@ -130,6 +130,8 @@ def _parse(data, file):
         raise BadModel(file, "is not an ONNX file, or is cut short", "export or download it again") from None
     if not model.graph.node or not model.opset_import:
         raise BadModel(file, "holds no ONNX graph", "export or download it again")
+    if not model.graph.output:
+        raise BadModel(file, "has no graph output", "export it with its outputs")
     if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise BadModel(file, "keeps its weights in another file", "save it as one file: onnx.save(onnx.load(path), path)")
     _constants_only(model)
@@ -246,5 +248,5 @@ def session_options():
     """Return the ONNX Runtime options under which its integers are the reference: its integer kernels, wherever it has them."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.qdqisint8allowed", "1")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what it logs of errors is in its exceptions
     return options

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from celosia.tools.compiler import integer, weighted
 from celosia.tools.compiler.graph import Operation, OperationGraph, Value, references
 from celosia.tools.compiler.importer import node_name, session_options
-from celosia.tools.errors import BadModel
+from celosia.tools.errors import BadModel, onnx_runtime_says
 
 __all__ = ["ELEMENTWISE", "MOVES", "NoShapes", "legalise", "refused"]
 
@@ -139,8 +139,7 @@ def _optimise(source):
 
 def refused(source, error):
     """Return the :exc:`BadModel` for what ONNX Runtime says when it makes a session of the model."""
-    reason = " ".join(str(error).split()).rpartition(" : ")[2]
-    return BadModel(source.file, f"ONNX Runtime refuses it: {reason}")
+    return BadModel(source.file, f"ONNX Runtime refuses it: {onnx_runtime_says(error)}")
 
 
 def _values(source, model):
@@ -159,8 +158,7 @@ def _values(source, model):
         names = [value.name for value in session.get_outputs()]
         arrays = dict(zip(names, session.run(names, feed), strict=True)) | feed
     except Exception as error:
-        reason = " ".join(str(error).split()).rpartition(" : ")[2]
-        raise NoShapes(source.file, f"ONNX Runtime cannot run it with inputs of zeros: {reason}") from None
+        raise NoShapes(source.file, f"ONNX Runtime cannot run it with inputs of zeros: {onnx_runtime_says(error)}") from None
     return {
         name: Value(name=name, dtype=array.dtype, shape=array.shape)
         for name, array in arrays.items()

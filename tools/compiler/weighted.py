@@ -107,7 +107,8 @@ def _integers(operator, operands, attributes):
     shape[axis] = -1
     weight = np.moveaxis(weight - zero_point.reshape(shape), axis, 0)
     unit = operands["x_scale"].astype(np.float64).reshape(-1) * operands["w_scale"].astype(np.float64).reshape(-1)
-    bias = operands.get("bias", np.zeros(1)) / unit
+    with np.errstate(divide="ignore", invalid="ignore"):  # of scales of zero nothing is exact
+        bias = operands.get("bias", np.zeros(1)) / unit
     if operands["x_scale"].size > 1 or operands["y_scale"].size > 1 or not is_exact(operands, weight, bias, unit):
         return None
     return operands | ({"bias": bias.astype(np.int32)} if "bias" in operands else {})
