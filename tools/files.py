@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -88,10 +89,13 @@ def read_inputs(path, names):
                 )
             return {names[0]: loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("a member that is no array")
+            return arrays
     except FileNotFoundError:
         raise BadFile(path, "no such file") from None
-    except (EOFError, ValueError, zipfile.BadZipFile):
-        raise BadFile(path, "must be a .npz or .npy file of numbers") from None
+    except (EOFError, ValueError, zipfile.BadZipFile, zlib.error):
+        raise BadFile(path, "must be a .npz or .npy file of numbers, and whole; write it with numpy.savez") from None
     except OSError as error:
         raise BadFile(path, f"cannot be read: {error.strerror or error}") from None

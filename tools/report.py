@@ -169,11 +169,12 @@ def attribute(events, layers, cycles):
 
 def table(report):
     """Return the report as a :class:`rich.table.Table`."""
+    from rich.markup import escape
     from rich.table import Table
 
     timed = report.cycles is not None
     result = Table(
-        title=f"{report.model} on {report.engine} ({report.backend}), one inference", title_justify="left", expand=False
+        title=f"{escape(report.model)} on {report.engine} ({report.backend}), one inference", title_justify="left", expand=False
     )
     result.add_column("layer", overflow="fold")
     result.add_column("operator", overflow="fold")
@@ -183,7 +184,7 @@ def table(report):
     for layer in report.layers:
         host = layer.where == "host"
         result.add_row(
-            layer.name, layer.operator, layer.where, _number(layer.cycles), "" if host else _number(layer.macs),
+            escape(layer.name), layer.operator, layer.where, _number(layer.cycles), "" if host else _number(layer.macs),
             _percent(layer.utilization) if layer.macs else "", style="dim" if host else None,
         )  # fmt: skip
     if timed and report.unexplained:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import onnx
@@ -156,6 +158,20 @@ def test_version_of_the_installed_command(command):
     assert result.stdout.strip() == f"celosia {celosia.__version__}"
 
 
+def test_names_in_brackets_are_printed_as_they_are(net, capsys):
+    model = onnx.load("net.onnx")
+    for node in model.graph.node:
+        node.name = f"[red]{node.op_type}[/blue]{node.output[0]}"
+    onnx.save(model, "[b]net.onnx")
+    for arguments in (
+        ["run", "[b]net.onnx", "--input", "in.npz", "--on", "golden", "--check=layers"],
+        ["explain", "[b]net.onnx"],
+        ["compile", "[b]net.onnx", "-o", "[b]net.celosia"],
+    ):
+        code, out, err = call(capsys, *arguments, "--engine", "test")
+        assert (code, err) == (0, "") and "[b]net.onnx" in out
+
+
 # What goes wrong -----------------------------------------------------------------------------------------------------
 
 
@@ -180,8 +196,27 @@ def text_file():
     open("bad.onnx", "w").write("hello\n")
 
 
+def no_outputs():
+    model = onnx.load("net.onnx")
+    del model.graph.output[:]
+    onnx.save(model, "bad.onnx")
+
+
 def folder():
     os.mkdir("bad.onnx")
+
+
+def damaged_member():
+    rng = np.random.default_rng(0)
+    np.savez_compressed("x.npz", input0=rng.integers(-9, 9, (40, 3, 6, 6), np.int8))
+    data = bytearray(open("x.npz", "rb").read())
+    data[200:260] = bytes(60)
+    open("x.npz", "wb").write(data)
+
+
+def member_that_is_text():
+    with zipfile.ZipFile("x.npz", "w") as file:
+        file.writestr("input0", "hello")
 
 
 def save(name, **arrays):
@@ -196,6 +231,7 @@ BAD_MODELS = [
     (unknown_operator, "bad.onnx: node 'Relu_12' (Frobnicate): no operator of this name in ONNX operator set 17"),
     (dynamic_shape, "bad.onnx: input 'input0' has a dynamic shape: dimension 2 is 'height'; export it with a fixed shape, or fix "
                     "it with python -m onnxruntime.tools.make_dynamic_shape_fixed"),
+    (no_outputs, "bad.onnx: has no graph output; export it with its outputs"),
     (folder, "bad.onnx: is a folder; give the ONNX file in it"),
     (lambda: None, "bad.onnx: no such file; looked for bad.onnx"),
 ]  # fmt: skip
@@ -222,8 +258,10 @@ BAD_INPUTS = [
     (save("x.npz", image=X), "x.npz", "x.npz: input 'image' is not an input of the model (inputs: input0)"),
     (save("x.npz"), "x.npz", "x.npz: input 'input0' is missing; given: none"),
     (lambda: None, "x.npz", "x.npz: no such file"),
-    (lambda: open("x.npz", "w").write("1 2 3"), "x.npz", "x.npz: must be a .npz or .npy file of numbers"),
-    (lambda: np.save("x.npy", np.array([object()])), "x.npy", "x.npy: must be a .npz or .npy file of numbers"),
+    (lambda: open("x.npz", "w").write("1 2 3"), "x.npz", "x.npz: must be a .npz or .npy file of numbers, and whole; write it with numpy.savez"),
+    (damaged_member, "x.npz", "x.npz: must be a .npz or .npy file of numbers, and whole; write it with numpy.savez"),
+    (member_that_is_text, "x.npz", "x.npz: must be a .npz or .npy file of numbers, and whole; write it with numpy.savez"),
+    (lambda: np.save("x.npy", np.array([object()])), "x.npy", "x.npy: must be a .npz or .npy file of numbers, and whole; write it with numpy.savez"),
 ]  # fmt: skip
 
 
@@ -348,6 +386,15 @@ def test_a_link_stays_a_link_and_a_pipe_is_written_to(net, capsys):
     assert call(capsys, "run", "net.onnx", "--input", "in.npz", "--json", "pipe", *GOLDEN)[0] == 0
     assert (net / "pipe").is_fifo() and json.loads(os.read(pipe, 1 << 16)) == json.loads((net / "real.json").read_text())
     os.close(pipe)
+
+
+def test_onnx_runtime_is_quoted_without_its_source_files(net, capsys):
+    model = onnx.load("net.onnx")
+    model.ir_version = 99
+    onnx.save(model, "bad.onnx")
+    code, _, err = call(capsys, "explain", "bad.onnx")
+    assert code == 1
+    assert re.fullmatch(r"celosia: bad.onnx: ONNX Runtime refuses it: Unsupported model IR version: 99, max .*: \d+\n", err)
 
 
 def test_program_given_where_a_model_belongs(net, capsys):

@@ -1,5 +1,7 @@
 """``celosia compile``."""
 
+from rich.markup import escape
+
 from celosia.tools.commands.console import output
 from celosia.tools.commands.run import print_host_nodes, refuse_host_nodes
 from celosia.tools.compiler import pipeline
@@ -78,4 +80,4 @@ def _document(model, programs, config):
 
 def _summarise(program, config):
     taken = ", ".join(f"{taken:,} of {available:,} {name}" for name, (taken, available) in _memories(program, config).items())
-    output().print(f"{program.name}: {taken}")
+    output().print(f"{escape(program.name)}: {taken}")

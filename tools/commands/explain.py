@@ -49,7 +49,7 @@ def _problem(found, config):
 
 
 def _table(found):
-    rows = Table(title=found.file, title_justify="left")
+    rows = Table(title=escape(found.file), title_justify="left")
     for title in ("node", "operator", "where", "why"):
         rows.add_column(title, overflow="fold", no_wrap=title == "where")
     for name, operator, where, reason, _ in found.rows:

@@ -65,7 +65,7 @@ def _on_host(found):
 def _print(options, source, counts, layers, outputs, found):
     console = output()
     same = counts == [1, 1]
-    rows = Table(title=f"{source.file}: error of quantisation, on {counts[1]} held-back samples", title_justify="left")
+    rows = Table(title=f"{escape(source.file)}: error of quantisation, on {counts[1]} held-back samples", title_justify="left")
     rows.add_column("layer", overflow="fold")
     rows.add_column("operator")
     rows.add_column("signal to noise", justify="right")
@@ -82,7 +82,7 @@ def _print(options, source, counts, layers, outputs, found):
     placed = Counter(where for _, _, where, *_ in found.rows)
     names = ", ".join(f"{name} ({operator})" for name, operator, _ in _on_host(found))
     console.print(
-        f"{options.output}: {placed['engine']} nodes on the engine" + (f"; on the host: {escape(names)}" if names else "")
+        f"{escape(options.output)}: {placed['engine']} nodes on the engine" + (f"; on the host: {escape(names)}" if names else "")
     )
 
 

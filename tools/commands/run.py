@@ -106,7 +106,7 @@ def print_comparison(found):
     elements, differences, ties = summary(found)
     wrong = [comparison for comparison in found if comparison.differences]
     for comparison in wrong[:SHOWN]:
-        console.print(f"[red]{comparison}[/]")
+        console.print(f"[red]{escape(str(comparison))}[/]")
     if len(wrong) > SHOWN:
         console.print(f"… and {len(wrong) - SHOWN} more tensors")
     about = f"; {ties:,} average-pool ties, where float32 falls either way" if ties else ""
