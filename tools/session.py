@@ -1,5 +1,6 @@
 """Running a compiled model from Python, with the feel of ``onnxruntime.InferenceSession``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -181,6 +182,8 @@ def check_feed(model, feed):
     BadInput
     """
     known = [name for name, _, _ in model.inputs]
+    if not isinstance(feed, Mapping):
+        raise BadInput(", ".join(known), f"must be given as a dict of arrays by name, not as {type(feed).__name__}")
     for name in feed:
         if name not in known:
             raise BadInput(name, f"is not an input of the model (inputs: {', '.join(known)})")

@@ -83,6 +83,8 @@ def test_unknown_output_and_backend_are_refused(net):
     session = celosia.InferenceSession(path, "test", "golden")
     with pytest.raises(BadInput, match="'nothing' is not an output of the model"):
         session.run(["nothing"], inputs)
+    with pytest.raises(BadInput, match=r"must be given as a dict of arrays by name, not as ndarray"):
+        session.run(None, next(iter(inputs.values())))
     with pytest.raises(BadConfig, match="on must be one of verilator, icarus, amaranth, golden, not 'paper'"):
         celosia.InferenceSession(path, "test", "paper")
     with pytest.raises(BadModel, match="no such file"):
