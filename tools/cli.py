@@ -62,7 +62,7 @@ def parser():
     run.add_argument(
         "--check", nargs="?", const="outputs", choices=("outputs", "layers"),
         help="compare every output element with ONNX Runtime, or with =layers every intermediate tensor too; "
-        "exit code 1 on any difference",
+        "exit code 1 on any difference; behind the model, or as --check=outputs",
     )  # fmt: skip
     run.add_argument("--limit", metavar="N", type=int, help="run only the first N inferences")
 
