@@ -74,3 +74,18 @@ def test_a_number_as_the_input(tmp_path):
     graph, rng = Graph(), np.random.default_rng(5)
     path = graph.save(tmp_path / "net.onnx", (), np.int8, [sandwich(graph, "Tanh", (SCALE, ZERO), AFTER)])
     assert not check(path, integers(rng, (7,), np.int8))
+
+
+def test_a_tensor_read_as_a_map_and_as_rows(tmp_path):
+    """Three operations in turn want the input, and then a result, in one order and in the other."""
+    graph, rng = Graph(), np.random.default_rng(6)
+    weights = "DequantizeLinear", [integers(rng, (5, 4, 1, 1), np.int8), np.float32(0.01), np.int8(0)]
+    outputs = [sandwich(graph, "Conv", (SCALE, ZERO), AFTER, graph.node(*weights))]
+    x = graph.node("DequantizeLinear", ["x", SCALE, ZERO])
+    product = graph.node("QuantizeLinear", [graph.node("MatMul", [x, x]), np.float32(0.4), ZERO])
+    outputs += [product, sandwich(graph, "Conv", (SCALE, ZERO), AFTER, graph.node(*weights))]
+    real = graph.node("DequantizeLinear", [product, np.float32(0.4), ZERO])
+    outputs.append(graph.node("QuantizeLinear", [graph.node("ReduceMean", [real], axes=[2]), *AFTER]))
+    outputs.append(graph.node("QuantizeLinear", [graph.node("MatMul", [real, x]), np.float32(9), ZERO]))
+    path = graph.save(tmp_path / "net.onnx", (1, 4, 6, 6), np.int8, outputs)
+    assert not check(path, integers(rng, (3, 4, 6, 6), np.int8))

@@ -153,7 +153,7 @@ class Features:
     """The values the engine has so far: :class:`View` by name. Others become ``inputs`` of the engine, tensors by name, when
     they are asked for.
 
-    ``moved`` holds the :class:`Lowered` of values that were views until an operation needed them in another order. ``extra`` are further ones
+    ``first`` holds the views of values before they were rearranged, and ``moved`` the :class:`Lowered` of values that were views until an operation needed them in another order. ``extra`` are further ones
     that have to be computed before the present operation: a value in a second order, or requantised. ``constants`` are
     ``(ir.Tensor, int8 [channels, height, width])`` by name.
     """
@@ -161,6 +161,7 @@ class Features:
     graph: object
     views: dict = field(default_factory=dict)
     inputs: dict = field(default_factory=dict)
+    first: dict = field(default_factory=dict)
     moved: dict = field(default_factory=dict)
     extra: list = field(default_factory=list)
     constants: dict = field(default_factory=dict)
@@ -245,12 +246,17 @@ class Features:
         """Return a view of the value ``name`` in plain order: as a feature map, or as a ``matrix`` whose rows are pixels."""
         view = self.view(name)
         key = name, matrix
+        first = self.first.setdefault(name, view)
+        if _is_laid_out(first, matrix):
+            self.views[name] = first
+            return first
         if key not in self.moved:
             whole = view.elements
             if view.tensor.name in self.inputs and not whole.is_cheap:
                 raise Refused("What comes from the host is rearranged there.")
             taken = view.tensor.name == name or (name, not matrix) in self.moved
-            lowered = self.lower_elements(name, whole, matrix=matrix, title=f"{name} (rearranged)" if taken else name)
+            title = f"{name} ({'rows' if matrix else 'rearranged'})" if taken else name
+            lowered = self.lower_elements(name, whole, matrix=matrix, title=title)
             self.moved[key] = lowered
             if taken:
                 self.extra.append(lowered)

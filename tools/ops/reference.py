@@ -32,10 +32,8 @@ def _run(nodes, constants, header, feed, *outputs):
     model = onnx.ModelProto()
     model.CopyFrom(header)
     model.graph.CopyFrom(graph)
-    options = session_options()
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
         return session.run(list(outputs), feed)
     except Exception:
         raise Refused("ONNX Runtime does not compute it value by value: what it makes of each of them stays unknown.") from None
