@@ -220,7 +220,7 @@ def check_feed(model, feed):
 
 def _merge(values):
     """``[inferences, batch, …]`` to ``[inferences · batch, …]``."""
-    return values.reshape(-1, *values.shape[2:]) if values.ndim > 1 else values
+    return values.reshape(values.shape[0] * values.shape[1], *values.shape[2:]) if values.ndim > 1 else values
 
 
 def _node_arg(value):

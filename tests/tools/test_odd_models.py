@@ -89,3 +89,19 @@ def test_a_tensor_read_as_a_map_and_as_rows(tmp_path):
     outputs.append(graph.node("QuantizeLinear", [graph.node("MatMul", [real, x]), np.float32(9), ZERO]))
     path = graph.save(tmp_path / "net.onnx", (1, 4, 6, 6), np.int8, outputs)
     assert not check(path, integers(rng, (3, 4, 6, 6), np.int8))
+
+
+def test_a_result_without_elements_is_the_hosts(tmp_path):
+    graph, rng = Graph(), np.random.default_rng(7)
+    y = graph.node("MaxPool", ["x"], kernel_shape=[2, 2], dilations=[7, 7], pads=[1, 1, 1, 1])
+    outputs = [y, sandwich(graph, "Tanh", (SCALE, ZERO), AFTER)]
+    assert check(graph.save(tmp_path / "net.onnx", X, np.int8, outputs), integers(rng, X, np.int8)) == ["MaxPool"]
+
+
+@pytest.mark.parametrize("scale", [0.0, 2.0**-40, np.inf, np.nan, -0.25])
+def test_powers_of_two_and_a_scale_that_no_requantiser_has(tmp_path, scale):
+    graph, rng = Graph(), np.random.default_rng(8)
+    x, w = (graph.node("DequantizeLinear", [v, np.float32(0.125), np.int8(0)]) for v in ("x", integers(rng, (4, 5), np.int8)))
+    y = graph.node("Relu", [graph.node("Gemm", [x, w])])
+    path = graph.save(tmp_path / "net.onnx", (1, 4), np.int8, [graph.node("QuantizeLinear", [y, np.float32(scale), ZERO])])
+    check(path, integers(rng, (3, 4), np.int8))

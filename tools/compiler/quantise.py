@@ -106,6 +106,8 @@ def _lower(operation, features):
     values = [features.value(name) for name in (*operation.inputs, *operation.outputs) if name in features.graph.values]
     if family is None or any(value.dtype.kind == "f" for value in values):
         raise refusal(operation, values, features)
+    if any(0 in value.shape for value in values):
+        raise Refused("The engine computes tensors that have elements.", "Give every dimension a size of at least one.")
     for constraint in family.constraints:
         if not constraint(operation, features):
             raise Refused(sentence(constraint), suggestion(constraint))

@@ -140,6 +140,8 @@ def is_exact(operands, weight, bias, unit):
 
 def _divides_alike(unit, y_scale, bound):
     """Whether ``rint(f32(sum * unit) / y_scale)`` is what the requantiser makes of every sum up to ``bound`` that does not saturate."""
+    if not 0 < y_scale < np.inf or not unit / y_scale < 1 << 24:  # no requantiser has such a scale
+        return False
     if np.frexp(y_scale)[0] == 0.5:
         return True
     reach = min(bound, int(300 * y_scale / unit) + 1)

@@ -208,6 +208,8 @@ def transposed(operation, size, output):
     weight = weight.reshape(-1, *weight.shape[2:])
     scales = np.resize(operands["w_scale"].astype(np.float64).reshape(-1), len(weight)) * operands["x_scale"].item()
     stride, dilation, pads = transposed_padding(operation, size, weight.shape[2:], output)
+    if not ((scales > 0) & (scales < np.inf)).all():
+        raise Refused("Scales must be positive and finite.")
     fields = {"weight": weight, "stride": stride, "dilation": dilation, "pads": pads, "group": group}
     fields["bias"] = np.resize(operands.get("bias", np.zeros(1)), len(weight)) / scales
     return fields, scales / operands["y_scale"].item()
