@@ -18,7 +18,7 @@ import numpy as np
 
 from celosia.tools.compiler.depthwise import choose
 from celosia.tools.compiler.ir import Conv, Graph, Product, Rearrange, Tensor
-from celosia.tools.compiler.product import prepare
+from celosia.tools.compiler.product import identity, prepare
 from celosia.tools.compiler.share import share
 from celosia.tools.errors import UnsupportedOperator
 
@@ -219,7 +219,7 @@ def _copy_inputs(graph, config):
             copy = f"{name} (blocked)"
             renamed[name] = copy
             tensors[copy] = dataclasses.replace(tensor, name=copy)
-            nodes.append(_identity(tensor, copy))
+            nodes.append(identity(tensor, copy))
     for node in graph.nodes:
         changes = {}
         if node.input in renamed and node.input in _plain_reads(node, tensors[node.input]):
@@ -244,20 +244,6 @@ def _plain_reads(node, tensor):
 def _raw_reads(node):
     """Return the tensors whose bytes the node takes as int8."""
     return (*([node.right] if isinstance(node, Product) else []), *([node.combine.tensor] if node.combine else []))
-
-
-def _identity(tensor, output):
-    return Conv(
-        name=output,
-        operator="Rearrange",
-        sources=(),
-        input=tensor.name,
-        output=output,
-        scale=np.ones(1, np.float32),
-        zero_point=tensor.zero_point,
-        weight=np.eye(tensor.channels, dtype=np.int8)[:, :, None, None],
-        bias=np.zeros(tensor.channels, np.int32),
-    )
 
 
 def _choose_unfold(graph, node, config):

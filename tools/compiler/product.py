@@ -21,7 +21,7 @@ import numpy as np
 
 from celosia.tools.compiler.ir import Conv, Copy, Matrices, Product, Rearrange, Tensor
 
-__all__ = ["Fill", "Filling", "fillings", "folded_bias", "pieces", "places", "prepare"]
+__all__ = ["Fill", "Filling", "fillings", "folded_bias", "identity", "pieces", "places", "prepare"]
 
 MAX_UNFOLDED = 1024  # channels of UNFOLD
 MAX_GROUPS = 256
@@ -169,7 +169,7 @@ class _Maker:
             self.tensors[alias] = dataclasses.replace(tensor, name=alias, channels=pixels, unsigned=unsigned, **shape)
             self.aliases[alias] = name
             made = dataclasses.replace(tensor, name=turned, channels=pixels, unsigned=False, **shape)
-            self._add(turned, made, _identity(node, self.tensors[alias], turned))
+            self._add(turned, made, identity(self.tensors[alias], turned, name=node.name, sources=node.sources))
         return turned, Matrices(pixels=at.channels, channels=at.pixels, step=1)
 
     def _plain(self, node, side, name, at, rows, columns):
@@ -233,11 +233,12 @@ def _moved(node, tensor, output, index):
     )
 
 
-def _identity(node, tensor, output):
+def identity(tensor, output, *, name=None, sources=()):
+    """Return the convolution that copies ``tensor`` to ``output``, pixel by pixel; it is called like its output if not by ``name``."""
     return Conv(
-        name=node.name,
+        name=name or output,
         operator="Rearrange",
-        sources=node.sources,
+        sources=sources,
         input=tensor.name,
         output=output,
         scale=np.ones(1, np.float32),
