@@ -105,3 +105,13 @@ def test_powers_of_two_and_a_scale_that_no_requantiser_has(tmp_path, scale):
     y = graph.node("Relu", [graph.node("Gemm", [x, w])])
     path = graph.save(tmp_path / "net.onnx", (1, 4), np.int8, [graph.node("QuantizeLinear", [y, np.float32(scale), ZERO])])
     check(path, integers(rng, (3, 4), np.int8))
+
+
+@pytest.mark.parametrize("scales", [(1e20, 1e20, 1e-10), (np.nan, 0.1, 0.1), (0.1, 0.1, np.nan), (np.inf, 0.1, 0.1), (-0.1, 0.2, 0.1)])
+@pytest.mark.parametrize("operator", ["Max", "Min"])
+def test_maxima_of_scales_that_no_requantiser_has(tmp_path, operator, scales):
+    graph, rng = Graph(), np.random.default_rng(9)
+    x, other, y = (np.float32(scale) for scale in scales)
+    operands = [graph.node("DequantizeLinear", ["x", scale, zero]) for scale, zero in ((x, ZERO), (other, OTHER_ZERO))]
+    output = graph.node("QuantizeLinear", [graph.node(operator, operands), y, ZERO])
+    check(graph.save(tmp_path / "net.onnx", X, np.int8, [output]), integers(rng, X, np.int8))

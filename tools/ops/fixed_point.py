@@ -7,7 +7,7 @@ point); ``real`` only tells where to search. All operands and results are in the
 import numpy as np
 
 from celosia.rtl.isa import Combine
-from celosia.sim.numerics import channel_params, multiply, requantize, solve_add
+from celosia.sim.numerics import MANTISSA_BITS, channel_params, multiply, requantize, solve_add
 
 __all__ = ["IDENTITY", "solve_affine", "solve_choice", "solve_product", "solve_rescale", "solve_sum"]
 
@@ -122,7 +122,8 @@ def _unsaturated(table, real):
 
 
 def _neighbours(value):
-    """Return ``value`` and the float32 around it, the nearest first."""
+    """Return ``value`` and the float32 around it, the nearest first, as far as the requantiser can have them."""
     bits = np.float32(value).view(np.int32)
     offsets = np.array([0, *(sign * n for n in range(1, ULPS + 1) for sign in (1, -1))])
-    return (bits + offsets).astype(np.int32).view(np.float32)
+    found = (bits + offsets).astype(np.int32).view(np.float32)
+    return found[(found >= 0) & (found < 1 << MANTISSA_BITS)]
