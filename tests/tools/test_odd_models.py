@@ -115,3 +115,19 @@ def test_maxima_of_scales_that_no_requantiser_has(tmp_path, operator, scales):
     operands = [graph.node("DequantizeLinear", ["x", scale, zero]) for scale, zero in ((x, ZERO), (other, OTHER_ZERO))]
     output = graph.node("QuantizeLinear", [graph.node(operator, operands), y, ZERO])
     check(graph.save(tmp_path / "net.onnx", X, np.int8, [output]), integers(rng, X, np.int8))
+
+
+@pytest.mark.parametrize("automatic", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("stride", [2, 3])
+def test_automatic_padding_that_skips_pixels(tmp_path, automatic, stride):
+    graph, rng = Graph(), np.random.default_rng(10)
+    attributes = {"kernel_shape": [1], "strides": [stride], "auto_pad": automatic}
+    path = graph.save(tmp_path / "net.onnx", (1, 2, 6), np.int8, [sandwich(graph, "AveragePool", (SCALE, ZERO), AFTER, **attributes)])
+    assert ("AveragePool" in check(path, integers(rng, (3, 2, 6), np.int8))) == (stride == 3)
+
+
+def test_automatic_padding_of_a_dilated_window(tmp_path):
+    graph, rng = Graph(), np.random.default_rng(11)
+    window = {"kernel_shape": [3, 1], "strides": [3, 1], "auto_pad": "SAME_LOWER", "ceil_mode": 1, "dilations": [2, 3]}
+    path = graph.save(tmp_path / "net.onnx", (1, 7, 2, 2), np.int8, [graph.node("MaxPool", ["x"], **window)])
+    assert check(path, integers(rng, (3, 7, 2, 2), np.int8)) == ["MaxPool"]

@@ -463,6 +463,8 @@ def padding(operation, size, kernel, output):
         reach = (output[axis] - 1) * stride[axis] + (kernel[axis] - 1) * dilation[axis] + 1
         total = reach - size[axis]
         if automatic.startswith("SAME"):
+            if total < -1 or dilation[axis] != 1:  # ONNX Runtime's pooling then starts inside the map, or forgets the dilation
+                raise Refused("Automatic padding must not skip pixels, nor meet a dilation.", "Write the pads as numbers.")
             total = max(total, 0)
             begin = total // 2 if automatic == "SAME_UPPER" else total - total // 2
         else:
