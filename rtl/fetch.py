@@ -11,7 +11,7 @@ from celosia.rtl.isa import INSTRUCTION_BITS, LAYOUTS, UNITS, ErrorCode, Opcode,
 __all__ = ["Fetch", "ProgramReadSignature", "zero_bits"]
 
 _GROUP = 16
-"""Bits joined in the cycle in which an instruction leaves the program memory, whose output comes late."""
+"""Bits joined in the first of the two cycles that check an instruction."""
 
 
 class ProgramReadSignature(wiring.Signature):
@@ -85,7 +85,8 @@ class Fetch(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        word = self.program.data
+        # The program memory's output comes late and from far away: it is registered, and the next instruction read meanwhile.
+        word = Signal(INSTRUCTION_BITS, reset_less=True)
         opcode = Signal(Shape.cast(Opcode))
         checks = {}
         for code in Opcode:
@@ -101,9 +102,9 @@ class Fetch(wiring.Component):
         m.d.comb += self.program.addr.eq(following)
         m.d.comb += self.error.index.eq(self.index)
 
-        def read():
-            m.d.comb += self.program.en.eq(1)
-            m.d.sync += [self.index.eq(following), following.eq(following + 1), last.eq(following == self.program_depth - 1)]
+        def take():
+            m.d.sync += [word.eq(self.program.data), self.index.eq(following)]
+            m.d.sync += [following.eq(following + 1), last.eq(following == self.program_depth - 1)]
 
         def fail(code):
             m.d.comb += [self.error.valid.eq(1), self.error.code.eq(code)]
@@ -114,11 +115,16 @@ class Fetch(wiring.Component):
                     m.d.sync += following.eq(self.first)
                     m.next = "start"
             with m.State("start"):
-                read()
-                m.next = "check"
+                m.d.comb += self.program.en.eq(1)
+                m.next = "read"
                 with m.If(following >= self.program_depth):
+                    m.d.sync += self.index.eq(following)
                     m.next = "out of program"
+            with m.State("read"):
+                take()
+                m.next = "check"
             with m.State("check"):
+                m.d.comb += self.program.en.eq(1)
                 m.next = "dispatch"
             with m.State("dispatch"):
                 with m.Switch(opcode):
@@ -137,7 +143,7 @@ class Fetch(wiring.Component):
                         fail(ErrorCode.ILLEGAL_OPCODE)
                 with m.If(ready & self.enable):
                     m.d.comb += self.fetched.eq(1)
-                    read()
+                    take()
                     m.next = "check"
                     with m.If(last):
                         m.next = "out of program"
