@@ -23,7 +23,7 @@ random: .venv/.developer  ## run COUNT random networks on the simulated engine a
 	$(BIN)/python tests/tools/random_graphs.py --count $(COUNT) --engine test --on verilator
 
 synth: .venv/.synth  ## synthesise and place mac64 for an ECP5-85 and print size and clock
-	$(BIN)/python -m celosia.boards.synth --preset mac64 --at-least 80 --seed 1 2 3 4 5 6 --minutes 20
+	$(BIN)/python -m celosia.boards.synth --preset mac64 --at-least 80 --seed 2 1 3 4 5 6 --minutes 20
 
 docs: .venv/.developer  ## regenerate isa.md, csr.md, configuration.md and operators.md of docs/
 	$(BIN)/python -m celosia.tools.reference_pages
