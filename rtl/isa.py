@@ -52,6 +52,7 @@ __all__ = [
     "Waits",
     "decode",
     "encode",
+    "largest",
     "pack",
     "unpack",
 ]  # fmt: skip
@@ -368,6 +369,14 @@ def _fields(struct):
         else:
             fields.append((name, field.offset, shape.width, shape.signed))
     return tuple(fields)
+
+
+def largest(struct, field):
+    """Return the largest value that :func:`pack` takes for a field of ``struct``: what the compiler must keep to."""
+    for name, _, width, is_signed in _fields(struct):
+        if name == field:
+            return (1 << width - is_signed) - 1 + (name in MINUS_ONE)
+    raise ValueError(f"{struct.__name__} has no field {field!r}")
 
 
 def pack(struct, **values):

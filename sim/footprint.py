@@ -5,12 +5,12 @@ The golden executor moves data with it; the compiler's verifier proves orderings
 
 import numpy as np
 
-from celosia.rtl.isa import Combine, Opcode
+from celosia.rtl.isa import Combine, ExecuteInstruction, Opcode, UnfoldInstruction, largest
 
 __all__ = ["BYTE_MASK", "execute_reads", "fill_words", "store_words", "unfold_bytes", "unfold_words", "weight_tiles"]
 
-ADDRESS_MASK = 0xFFFF
-BYTE_MASK = 0xFFFFF
+ADDRESS_MASK = largest(ExecuteInstruction, "start")
+BYTE_MASK = largest(UnfoldInstruction, "start")
 
 
 def execute_reads(instruction, config):

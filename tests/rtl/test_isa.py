@@ -66,6 +66,7 @@ def test_first_value_outside_each_field_is_refused(struct):
     for name, _, width, is_signed in isa._fields(struct):
         bias = 1 if name in isa.MINUS_ONE else 0
         low, high = (-(1 << width - 1), (1 << width - 1) - 1) if is_signed else (bias, (1 << width) - 1 + bias)
+        assert isa.largest(struct, name) == high
         for value in (low, high):
             assert isa.unpack(struct, pack(struct, **sizes | {name: value}))[name] == value
         for value in (low - 1, high + 1):
@@ -74,6 +75,8 @@ def test_first_value_outside_each_field_is_refused(struct):
 
 
 def test_unknown_field_and_missing_size_are_named():
+    with pytest.raises(ValueError, match="ExecuteInstruction has no field 'rows'"):
+        isa.largest(isa.ExecuteInstruction, "rows")
     with pytest.raises(ValueError, match="EXECUTE has no field 'rows'"):
         Instruction(Opcode.EXECUTE, rows=1)
     with pytest.raises(ValueError, match=r"UnfoldInstruction\.channels must be given"):

@@ -9,16 +9,17 @@ import itertools
 
 import numpy as np
 
+from celosia.rtl.isa import ExecuteInstruction, largest
 from celosia.tools.compiler.ir import Conv, Pool
 from celosia.tools.compiler.pieces import Chunk, Column, Filter
 
 __all__ = ["choose", "columns", "in_different_banks", "stream"]
 
-MAX_GAP = 7
-MAX_GROUPS = 64
-MAX_SLOTS = 8
-MAX_STRIDE = 15
-MAX_DILATION = 63
+MAX_GAP = largest(ExecuteInstruction, "gap")
+MAX_GROUPS = largest(ExecuteInstruction, "kernel_y")
+MAX_SLOTS = largest(ExecuteInstruction, "slot") + 1
+MAX_STRIDE = largest(ExecuteInstruction, "stride_y")
+MAX_DILATION = largest(ExecuteInstruction, "dilation_y")
 
 
 def choose(node, tensor, size, config):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.rtl.isa import Instruction, Opcode
+from celosia.rtl.isa import ExecuteInstruction, Instruction, Opcode, UnfoldInstruction, largest
 from celosia.tools.compiler.constants import ParamImage, TableImage, WeightImage
 from celosia.tools.compiler.ir import Conv, ConvTranspose, Product
 from celosia.tools.compiler.sinks import BinarySink
@@ -14,8 +14,8 @@ from celosia.tools.program import Layer, Port, Program
 
 __all__ = ["Emission", "emit"]
 
-WORD_MASK = 0xFFFF
-BYTE_MASK = 0xFFFFF
+WORD_MASK = largest(ExecuteInstruction, "start")
+BYTE_MASK = largest(UnfoldInstruction, "start")
 INSTRUCTION_BYTES = 32
 
 

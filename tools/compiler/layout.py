@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from celosia.rtl.isa import ExecuteInstruction, UnfoldInstruction, largest
 from celosia.tools.compiler.depthwise import choose
 from celosia.tools.compiler.ir import Conv, Graph, Product, Rearrange, Tensor
 from celosia.tools.compiler.product import identity, prepare
@@ -24,8 +25,8 @@ from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Layout", "Placement", "Unfold", "View", "lay_out"]
 
-MAX_EXTENT = 4095  # in_height, in_width and the pads have 12 bits
-MAX_UNFOLD_KERNEL = 32
+MAX_EXTENT = largest(ExecuteInstruction, "in_height")  # of maps, and of pads
+MAX_UNFOLD_KERNEL = largest(UnfoldInstruction, "kernel_x")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from celosia.rtl.isa import ExecuteInstruction, FillInstruction, UnfoldInstruction, largest
 from celosia.tools.compiler.ir import Conv, Copy, Matrices, Product, Rearrange, Tensor
 
 __all__ = ["Fill", "Filling", "fillings", "folded_bias", "identity", "pieces", "places", "prepare"]
 
-MAX_UNFOLDED = 1024  # channels of UNFOLD
-MAX_GROUPS = 256
-MAX_EXTENT = 4095
-MAX_FILL = 256  # tiles of FILL
+MAX_UNFOLDED = largest(UnfoldInstruction, "channels")
+MAX_GROUPS = largest(UnfoldInstruction, "groups")
+MAX_EXTENT = largest(ExecuteInstruction, "in_height")
+MAX_FILL = largest(FillInstruction, "tiles")
 SHARE = 8
 """A buffer of filled tiles takes at most this part of the weight memory, unless a single column tile does."""
 

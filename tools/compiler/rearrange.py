@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from celosia.rtl.isa import ExecuteInstruction, StoreInstruction, largest
+
 __all__ = ["Box", "Move", "Moves", "Tap", "cover", "rearrange"]
 
-MAX_STEP = 15  # of the columns, in source and destination
-MAX_COLUMNS = MAX_ROWS = 1024
-MAX_BLOCKS = 256
-MAX_WIDTH = 4095  # in_width
+MAX_STEP = min(largest(ExecuteInstruction, "stride_x"), largest(StoreInstruction, "col_step"))  # of the columns, in source and destination
+MAX_COLUMNS = MAX_ROWS = largest(StoreInstruction, "tile_cols")
+MAX_BLOCKS = largest(StoreInstruction, "blocks")
+MAX_WIDTH = largest(ExecuteInstruction, "in_width")
 MAX_LATTICE = 8  # distance of neighbours in a lattice that is looked for
 
 

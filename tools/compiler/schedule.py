@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.rtl.isa import Opcode
+from celosia.rtl.isa import ExecuteInstruction, Opcode, largest
 from celosia.sim import numerics
 from celosia.tools.compiler import depthwise
 from celosia.tools.compiler.ir import Conv, Op, Pool, Product
@@ -20,7 +20,7 @@ from celosia.tools.errors import UnsupportedOperator
 
 __all__ = ["Ref", "Schedule", "Step", "schedule"]
 
-ADDRESS_MASK = 0xFFFF
+ADDRESS_MASK = largest(ExecuteInstruction, "start")
 INT32 = np.iinfo(np.int32)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from celosia.rtl.isa import ExecuteInstruction, largest
 from celosia.tools.compiler import depthwise
 from celosia.tools.compiler.ir import Conv, ConvTranspose, Pool, Product, Rearrange
 from celosia.tools.compiler.layout import View
@@ -21,11 +22,11 @@ from celosia.tools.compiler.rearrange import rearrange
 
 __all__ = ["Chunk", "Column", "Group", "Region", "Tiling", "Work", "tile"]
 
-MAX_KERNEL = 64
-MAX_STRIDE = 15
-MAX_DILATION = 63
-MAX_BLOCKS = 256
-MAX_TILE = 1024
+MAX_KERNEL = largest(ExecuteInstruction, "kernel_y")
+MAX_STRIDE = largest(ExecuteInstruction, "stride_y")
+MAX_DILATION = largest(ExecuteInstruction, "dilation_y")
+MAX_BLOCKS = largest(ExecuteInstruction, "blocks")
+MAX_TILE = largest(ExecuteInstruction, "tile_rows")
 SMALLEST_TILE = 16  # pixels; smaller ones meet the accumulators' read-modify-write pipeline
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from onnx import TensorProto, numpy_helper
 
+from celosia.rtl.isa import ExecuteInstruction, largest
 from celosia.tools.compiler import ir
 from celosia.tools.ops.elements import Elements, map_size, rearranged
 
@@ -29,7 +30,7 @@ __all__ = [
 
 PRODUCTS = ("MatMulInteger", "Product", "ProductInteger", "QGemm", "QLinearMatMul")
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-MAX_EXTENT, MAX_STRIDE = 4095, 15  # of rows and columns that an instruction reads
+MAX_EXTENT, MAX_STRIDE = (largest(ExecuteInstruction, field) for field in ("in_height", "stride_y"))
 OTHER_ZERO_POINT = (
     "The engine reads a tensor with the zero point it was quantised with.",
     "Give the DequantizeLinear the zero point of the QuantizeLinear before it.",
