@@ -6,7 +6,7 @@ import numpy as np
 
 from celosia.rtl.isa import ExecuteInstruction, Instruction, Opcode, UnfoldInstruction, largest
 from celosia.tools.compiler.constants import ParamImage, TableImage, WeightImage
-from celosia.tools.compiler.ir import Conv, ConvTranspose, Product
+from celosia.tools.compiler.ir import Conv, Product, Weighted
 from celosia.tools.compiler.sinks import BinarySink
 from celosia.tools.compiler.tokens import add_tokens
 from celosia.tools.errors import DoesNotFit
@@ -169,7 +169,7 @@ def _layers(schedule, graph):
 def _macs(node, graph):
     if isinstance(node, Product):
         return len(node.left_at.pixels) * node.rows * node.length * node.columns
-    if not isinstance(node, Conv | ConvTranspose) or node.operator == "Rearrange":
+    if not isinstance(node, Weighted) or node.operator == "Rearrange":
         return 0
     pixels = graph.tensors[node.output if isinstance(node, Conv) else node.input]  # each meets every tap
     return pixels.height * pixels.width * int(np.prod(node.weight.shape))

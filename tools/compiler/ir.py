@@ -11,7 +11,7 @@ import numpy as np
 
 from celosia.rtl.isa import Combine as Op
 
-__all__ = ["Combine", "Conv", "ConvTranspose", "Copy", "Graph", "Matrices", "Node", "Pool", "Product", "Rearrange", "Tensor"]
+__all__ = ["Combine", "Conv", "ConvTranspose", "Copy", "Graph", "Matrices", "Node", "Pool", "Product", "Rearrange", "Tensor", "Weighted"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -137,11 +137,11 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Conv(Node):
-    """Convolution; Gemm and MatMul are 1 × 1 convolutions, or ones whose kernel is the whole map.
+class Weighted(Node):
+    """What convolutions have in common.
 
-    ``weight`` is ``[out, in / group, kernel_y, kernel_x]``, int8, or int16 of nine bits where a zero point was taken off; ``bias`` int32 as ONNX has it: the input's zero point is not yet
-    folded in. ``pads`` are (top, left, bottom, right) and read as the input's zero point.
+    ``weight`` is ``[out, in / group, kernel_y, kernel_x]``, int8, or int16 of nine bits where a zero point was taken off; ``bias`` int32 as
+    ONNX has it: the input's zero point is not yet folded in. ``pads`` are (top, left, bottom, right) and read as the input's zero point.
     """
 
     weight: np.ndarray
@@ -152,19 +152,15 @@ class Conv(Node):
     group: int = 1
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ConvTranspose(Node):
+class Conv(Weighted):
+    """Convolution; Gemm and MatMul are 1 × 1 convolutions, or ones whose kernel is the whole map."""
+
+
+class ConvTranspose(Weighted):
     """Transposed convolution: tap ``k`` of input pixel ``i`` goes to output pixel ``i * stride + k * dilation - pad`` (top or left).
 
-    Fields as those of :class:`Conv`, ``weight`` in the same order; the output's size is that of its tensor.
+    The output's size is that of its tensor.
     """
-
-    weight: np.ndarray
-    bias: np.ndarray
-    stride: tuple = (1, 1)
-    dilation: tuple = (1, 1)
-    pads: tuple = (0, 0, 0, 0)
-    group: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
