@@ -18,12 +18,11 @@ from celosia.tools.ops.family import (
     Refused,
     View,
     first_dimension_is_one,
-    padding,
     quantised_per_tensor,
     read_zero_point,
     takes_channels_last,
-    transposed_padding,
 )
+from celosia.tools.ops.windows import padding, transposed_padding
 
 __all__ = ["FAMILIES", "accumulator_bounds", "transposed"]
 

@@ -11,8 +11,9 @@ import numpy as np
 
 from celosia.sim.numerics import channel_params
 from celosia.tools.compiler import ir
-from celosia.tools.ops.family import Family, Lowered, Refused, first_dimension_is_one, padding, quantised_per_tensor
+from celosia.tools.ops.family import Family, Lowered, Refused, first_dimension_is_one, quantised_per_tensor
 from celosia.tools.ops.reference import rising_table
+from celosia.tools.ops.windows import padding
 
 __all__ = ["FAMILIES", "average_scale", "float_error", "input_is_8_bit", "near_ties", "one_output", "remark"]
 
