@@ -65,7 +65,6 @@ TIES = ("microkws_m_qdq", "microkws_m_qoperator", "kai_ic_resnet8_qdq", "kai_vww
 """Models with an AveragePool, whose ties ONNX Runtime's float32 breaks either way."""
 
 ON_LARGE = ("coral_mobilenet_v1_025_128_u8", "coral_mobilenet_v2_10_224_u8", "nxp_yolo_face_128x160_int8")
-SLOW = ("coral_mobilenet_v2_10_224_u8", "nxp_yolo_face_128x160_int8", "qonnx_espcn_subpixel_qdq")
 MANY = ("digits_", "tinymaix_", "mww_", "mlperf_ad_", "coral_split_")
 """Small enough to run all stored samples."""
 
@@ -94,7 +93,7 @@ def session_of(path, name):
     return InferenceSession(path, LARGE if name in ON_LARGE else "mac256", "golden")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in HOST])
+@pytest.mark.parametrize("name", HOST)
 def test_outputs_are_those_stored_and_no_further_node_is_on_the_host(name):
     path, inputs, stored = load(name, samples(name))
     session = session_of(path, name)
@@ -119,7 +118,6 @@ def test_every_layer_but_for_ties(name):
     assert differences == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("form", ["int8", "int8_f32io"])
 @pytest.mark.parametrize(
     "stem, data, count",
