@@ -1,16 +1,16 @@
-"""The R×C weight-stationary array with shadow weights.
+"""The R×C weight-stationary array.
 
 ::
 
-                  weights of bank j ──► shadow ──(switch)──► active
-                                                               │
-    word ──► skew (row r: r + 1 cycles) ── byte r ──────────►  ×  ──► + ──► psum of row r
-                                                                      ▲
-                                                      psum of row r - 1
+            weights of bank j ──(load)──► active weights of row r
+                                               │
+    word ──► skew (row r: r cycles) ── byte r ─►  ×  ──► + ──► psum of row r
+                                                         ▲
+                                         psum of row r - 1
 
 Activations are broadcast along a row, partial sums run down the rows through one register each, as narrow as they can be.
-The flags ``load`` and ``switch`` run down the rows with the activations, one row per cycle, so that the weights change in
-step with the wavefront: replacing a tile costs no cycle.
+The weights of a tile arrive from memory row by row, just in time: the flag ``load`` runs down the rows one cycle ahead of the
+first word that meets them, so replacing a tile costs no cycle and no second set of registers.
 
 The depthwise mode makes each column a transposed FIR filter: its channel's byte of the word is broadcast to the ``taps`` rows of
 its image row, so that the sum that entered with word ``w`` meets word ``w + k`` in the ``k``-th of them. Image row ``j`` comes
@@ -38,7 +38,7 @@ def sum_width(rows):
 
 def array_latency(rows):
     """Return the cycles from a word at the array's input to its sums at the output."""
-    return 1 + multiplier.LATENCY + rows
+    return multiplier.LATENCY + rows
 
 
 class Array(wiring.Component):
@@ -65,11 +65,9 @@ class Array(wiring.Component):
         With a word: its sums are those of the depthwise mode. They need the words of the next ``taps - 1`` cycles too.
     slot : In(3)
         With a word: which ``cols`` bytes of it the columns get in the depthwise mode.
-    switch : In(1)
-        With the first word of a pass: from this word on, the tile loaded last is used.
     load : In(1)
-        A weight tile starts to arrive: row ``r`` of it is on its bank exactly ``r`` cycles later. Not again before
-        ``rows / weight_rows`` cycles, and not before the cycle of the previous tile's ``switch``.
+        A weight tile arrives, for the words from the next cycle on: row ``r`` of it is on its bank exactly ``r`` cycles later.
+        Not again before ``rows / weight_rows`` cycles.
     weights : In
         One row of ``cols`` int8 for each bank.
     sums : Out
@@ -90,7 +88,6 @@ class Array(wiring.Component):
             **{f"word{row}": In(word) for row in range(1, image_rows)},
             "depthwise": In(1),
             "slot": In(3),
-            "switch": In(1),
             "load": In(1),
             "weights": In(data.ArrayLayout(data.ArrayLayout(signed(8), cols), weight_rows)),
             "sums": Out(data.ArrayLayout(signed(sum_width(rows)), cols)),
@@ -103,17 +100,15 @@ class Array(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        load, switch, skewed, depthwise = self.load, self.switch, self.word, self.depthwise
+        load, skewed, depthwise = self.load, self.word, self.depthwise
         taps = self.rows // self.image_rows if self.image_rows else 0
         columns = self._columns(m, taps)
         sums = None
         for row in range(self.rows):
             weights = self.weights[row // (self.rows // self.weight_rows)]
-            load_next, switch_next = self._next(m, load, f"load{row}"), self._next(m, switch, f"switch{row}")
-            depthwise = self._next(m, depthwise, f"depthwise{row}")
-            mode = (depthwise, columns[row // taps]) if row < taps * self.image_rows else None
-            sums = self._row(m, row, load, switch, skewed[0], mode, weights, sums)
-            load, switch = load_next, switch_next
+            operands = self._operands(m, row, skewed[0], depthwise, columns[row // taps] if row < len(columns) * taps else None)
+            sums = self._row(m, row, load, weights, operands, sums)
+            load, depthwise = self._next(m, load, f"load{row}"), self._next(m, depthwise, f"depthwise{row}")
             # The skew triangle: each row takes the first byte and passes the others on, one cycle later.
             rest = Signal(data.ArrayLayout(signed(8), self.rows - row - 1), name=f"skew{row}", reset_less=True)
             m.d.sync += Value.cast(rest).eq(Value.cast(skewed)[8:])
@@ -131,27 +126,26 @@ class Array(wiring.Component):
         columns = []
         for row, word in enumerate(self.words[: self.image_rows]):
             late = Value.cast(word).word_select(self.slot[: ceil_log2(self.rows // self.cols)], 8 * self.cols)
-            for age in range(1 + row * taps):
+            for age in range(row * taps):
                 late, value = Signal(8 * self.cols, name=f"columns{row}_{age}", reset_less=True), late
                 m.d.sync += late.eq(value)
             columns.append(late)
         return columns
 
-    def _row(self, m, row, load, switch, byte, mode, weights, above):
-        """Build one row; return its partial sums. ``mode`` is the depthwise flag and the columns' bytes, or None."""
-        activation = Signal(signed(8), name=f"activation{row}", reset_less=True)
-        shadow = Signal(data.ArrayLayout(signed(8), self.cols), name=f"shadow{row}", reset_less=True)
+    def _operands(self, m, row, byte, depthwise, columns):
+        """Return the activation of each column; ``columns`` are those of the depthwise mode, None in rows that have none."""
+        if columns is None:
+            return byte.replicate(self.cols)
+        operands = Signal(8 * self.cols, name=f"operands{row}")
+        m.d.comb += operands.eq(Mux(depthwise, columns, byte.replicate(self.cols)))
+        return operands
+
+    def _row(self, m, row, load, weights, operands, above):
+        """Build one row; return its partial sums."""
         active = Signal(data.ArrayLayout(signed(8), self.cols), name=f"active{row}", reset_less=True)
         sums = Signal(data.ArrayLayout(signed(sum_width(row + 1)), self.cols), name=f"psum{row}", reset_less=True)
-        m.d.sync += activation.eq(byte)
         with m.If(load):
-            m.d.sync += shadow.eq(weights)
-        with m.If(switch):
-            m.d.sync += active.eq(shadow)
-        operands = activation.replicate(self.cols)
-        if mode is not None:
-            operands = Signal(8 * self.cols, name=f"operands{row}")
-            m.d.comb += operands.eq(Mux(mode[0], mode[1], activation.replicate(self.cols)))
+            m.d.sync += active.eq(weights)
         for col in range(self.cols):
             product = Multiplier(width_a=8, width_b=8, form=self.multiplier)
             m.submodules[f"multiplier_{row}_{col}"] = product

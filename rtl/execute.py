@@ -5,7 +5,7 @@
     queue ─► PassGenerator ─┬─► PixelGenerator ─► issue ─► activation memory ─► pad ─► Array ─► Accumulator ◄─ store unit
                             └─► RowLoader ─► weight memory ─────────────────────────► ┘
 
-A pixel is issued when its weight tile is on the way and its accumulator entry is free; from then on everything runs at fixed
+A pixel is issued when its weight tile can follow it and its accumulator entry is free; from then on everything runs at fixed
 distances, :data:`ISSUE_TO_WORD` cycles to the array and the array's latency to the accumulators.
 """
 
@@ -26,9 +26,8 @@ __all__ = ["ISSUE_TO_WORD", "Execute", "execute_latency"]
 ISSUE_TO_WORD = 2 + ACT_READ_LATENCY
 """Cycles from the issue of a pixel to its word at the array: address register, memory, and the register behind padding."""
 
-# A tile whose walk starts at s is `full` from s + 1 and in shadow row 0 from s + LOAD_LATENCY + 1. A pixel issued in s + 1
-# switches at s + 1 + ISSUE_TO_WORD; the next walk starts at s + 2 at the earliest and must not arrive before that.
-assert LOAD_LATENCY + 1 <= 1 + ISSUE_TO_WORD <= 2 + LOAD_LATENCY
+# The weights of a tile leave their memory in step with the pixel that needs them, and reach the array one cycle before its word.
+assert LOAD_LATENCY + 1 == ISSUE_TO_WORD
 
 
 def execute_latency(rows):
@@ -165,7 +164,6 @@ class Execute(wiring.Component):
         m.d.comb += [getattr(now, name).eq(getattr(pixel, name)) for name in ("pad", "unsigned", "slot", "depthwise")]
         now = _delay(m, now, ISSUE_TO_WORD - 1, "facts")
         m.d.sync += [array.slot.eq(now.slot), array.depthwise.eq(now.depthwise)]
-        m.d.comb += array.switch.eq(_delay(m, issue & pixel.switch, ISSUE_TO_WORD, "switch", reset=True))
         for number, (row, act) in enumerate(zip(rows, self.acts)):
             m.d.sync += [act.addr.eq(row.addr), act.valid.eq(issue & ~row.padding)]
             for place, byte in enumerate(act.data):

@@ -1,4 +1,4 @@
-"""The row loader: walks weight tiles through the banks of the weight memory into the array's shadow registers.
+"""The row loader: walks weight tiles through the banks of the weight memory into the array, just in time.
 
 Bank ``j`` holds rows ``j * load_cycles`` … of a tile and walks them ``j * load_cycles`` cycles after bank 0, so that row ``r``
 reaches the array exactly ``r`` cycles after row 0, in step with the array's wavefront::
@@ -6,8 +6,7 @@ reaches the array exactly ``r`` cycles after row 0, in step with the array's wav
     bank 0  |t0 t0 t0 t0|t1 t1 t1 t1|           load_cycles = 4
     bank 1               |t0 t0 t0 t0|t1 t1 t1 t1|
 
-A walk starts as soon as the shadow registers are free, i.e. the previous tile has been switched in: at most one tile ahead of
-the array.
+A walk starts when the first pixel that needs the tile is issued; both take the same time to the array.
 """
 
 from amaranth.hdl import *
@@ -20,7 +19,7 @@ from celosia.rtl.interfaces import WeightReadSignature
 __all__ = ["LOAD_LATENCY", "RowLoader", "TileRequest"]
 
 LOAD_LATENCY = 3
-"""Cycles from the start of a walk (``full`` rises one cycle later) to ``load``: address register, block RAM, register."""
+"""Cycles from ``taken`` to ``load``: address register, block RAM, register."""
 
 
 class TileRequest(data.Struct):
@@ -50,15 +49,13 @@ class RowLoader(wiring.Component):
     read0, read1, … : Out(WeightReadSignature)
         The banks' read ports.
     full : Out(1)
-        The shadow registers hold, or are being filled with, a tile that has not been switched in.
+        A tile is requested, and its walk can start.
     taken : In(1)
-        The tile is switched in; only while ``full``. The switch must reach the array at least ``LOAD_LATENCY`` cycles later.
+        Start the walk; only while ``full``.
     load, weights : Out
         To the array.
     error, error_index : Out
         The requested tile is beyond the memory; it is not loaded, nor any after it.
-    idle : Out(1)
-        No request is waiting.
     """
 
     def __init__(self, *, cols, weight_rows, load_cycles, weight_tiles):
@@ -78,7 +75,6 @@ class RowLoader(wiring.Component):
             "weights": Out(data.ArrayLayout(data.ArrayLayout(signed(8), cols), weight_rows)),
             "error": Out(1),
             "error_index": Out(16),
-            "idle": Out(1),
         })
 
     @property
@@ -88,43 +84,43 @@ class RowLoader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        waiting, beyond = Signal(), Signal()
+        waiting, beyond, begun = Signal(), Signal(), Signal()
         request = Signal(TileRequest)
-        start, walking, first_ends = Signal(), Signal(), Signal()
+        walking, soon_free = Signal(), Signal()
+        coming, too_far = Signal(), Signal()
 
+        # The walk takes the request over with `taken`; the next one follows a cycle later, so that `taken` may come late in its cycle.
         m.d.comb += [
-            start.eq(waiting & ~beyond & ~self.full & (~walking | first_ends)),
-            self.i.ready.eq(~waiting | start),
+            self.i.ready.eq(~waiting | begun),
+            too_far.eq(self.i.payload.tile >= self.weight_tiles),
+            coming.eq(Mux(self.i.ready, self.i.valid & ~too_far, waiting & ~beyond)),
             self.error.eq(waiting & beyond),
             self.error_index.eq(request.index),
-            self.idle.eq(~waiting),
         ]
         with m.If(self.i.ready):
             m.d.sync += [
                 waiting.eq(self.i.valid),
                 request.eq(self.i.payload),
-                beyond.eq(self.i.payload.tile >= self.weight_tiles),
+                beyond.eq(too_far),
             ]
-        with m.If(start):
-            m.d.sync += self.full.eq(1)
-        with m.Elif(self.taken):
-            m.d.sync += self.full.eq(0)
+        m.d.sync += [begun.eq(self.taken), self.full.eq(coming & ~self.taken & (~walking | soon_free))]
 
-        begins, tile = start, request.tile
+        begins, tile = self.taken, request.tile
         for bank, read in enumerate(self.reads):
-            ends, tile, active = self._walk(m, bank, begins, tile)
-            m.d.comb += read.addr.eq(tile)
+            ends, row, tile, active = self._walk(m, bank, begins, tile)
+            m.d.comb += read.addr.eq(Cat(row, tile))
             m.d.sync += Value.cast(self.weights[bank]).eq(Value.cast(read.data))
             if bank == 0:
-                m.d.comb += [walking.eq(active), first_ends.eq(ends)]
-            begins, tile = ends, tile[exact_log2(self.load_cycles):]
+                # In the last row but one, or in the last: the next walk can start in the next cycle.
+                m.d.comb += [walking.eq(active), soon_free.eq(row >= self.load_cycles - 2)]
+            begins = ends
 
         arriving = Signal(LOAD_LATENCY - 1)
-        m.d.sync += Cat(arriving, self.load).eq(Cat(start, arriving))
+        m.d.sync += Cat(arriving, self.load).eq(Cat(self.taken, arriving))
         return m
 
     def _walk(self, m, bank, begins, tile):
-        """Walk ``tile`` from the cycle after ``begins``; return the flag of its last cycle, its entry, and its activity."""
+        """Walk ``tile`` from the cycle after ``begins``; return the flag of its last cycle, its row, itself, and its activity."""
         active = Signal(name=f"active{bank}")
         row = Signal(exact_log2(self.load_cycles), name=f"row{bank}")
         current = Signal(range(self.weight_tiles), name=f"tile{bank}", reset_less=True)
@@ -136,4 +132,4 @@ class RowLoader(wiring.Component):
             m.d.sync += row.eq(row + 1)
             with m.If(ends):
                 m.d.sync += active.eq(0)
-        return ends, Cat(row, current), active
+        return ends, row, current, active

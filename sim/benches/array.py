@@ -19,12 +19,11 @@ async def products_and_filters(dut):
     load_cycles, width = rows // banks, sum_width(rows)
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
 
-    loads, switches, words, slots, expected = {}, set(), {}, {}, {}  # by cycle
-    load, now = 0, 0
+    loads, words, slots, expected = {}, {}, {}, {}  # by cycle
+    now = 1
     for _ in range(given["passes"]):
-        loads[load] = tile = rng.integers(-128, 128, (rows, cols))
-        first = now = max(now, load + 1)
-        switches.add(now)
+        first = now
+        loads[now - 1] = tile = rng.integers(-128, 128, (rows, cols))
         length = int(rng.integers(1, 2 * load_cycles + 1))
         if image_rows and rng.random() < 0.5:
             stream = rng.integers(-128, 128, (length + taps - 1, image_rows, rows))
@@ -41,12 +40,11 @@ async def products_and_filters(dut):
             now += 1
             while rng.random() < given["gaps"]:
                 now += 1
-        load = max(first, load + load_cycles)
+        now = max(now, first + load_cycles)
 
-    cycles = await start(dut, word=0, switch=0, load=0, weights=0, depthwise=0, slot=0)
+    cycles = await start(dut, word=0, load=0, weights=0, depthwise=0, slot=0)
     for cycle in range(now + array_latency(rows) + 1):
         dut.load.value = cycle in loads
-        dut.switch.value = cycle in switches
         noise = rng.integers(-128, 128, (max(1, image_rows), rows))
         for row, word in enumerate([*words.get(cycle, noise), *noise[1:]][: len(noise)]):
             getattr(dut, f"word{row or ''}").value = _pack(word)

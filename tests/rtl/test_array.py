@@ -11,26 +11,23 @@ def run(dut, passes, gaps, rng):
     """Stream ``passes`` of ``(tile, words)``, or ``(tile, words of all image rows, slot)`` for the depthwise mode, as fast as
     loading allows; return the sums in order and the cycles used."""
     load_cycles = dut.rows // dut.weight_rows
-    loads, switches, words, slots, wanted = {}, {}, {}, {}, set()  # by cycle
-    start, now = 0, 0
+    loads, words, slots, wanted = {}, {}, {}, set()  # by cycle
+    now = 1
     for tile, pixels, *slot in passes:
-        loads[start] = tile
-        now = max(now, start + 1)
-        switches[now] = True
         first = now
+        loads[now - 1] = tile
         wanted |= set(range(now, now + len(pixels) - dut.rows // dut.image_rows + 1)) if slot else set()
         for word in pixels:
             words[now] = word.reshape(-1, dut.rows)
             slots[now] = (1, slot[0]) if slot else (0, 7)
             wanted |= set() if slot else {now}
             now += 1 + (int(rng.integers(0, 3)) if gaps and not slot else 0)
-        start = max(first, start + load_cycles)
+        now = max(now, first + load_cycles)
     sums = []
 
     async def bench(ctx):
         for cycle in range(now + array_latency(dut.rows) + 1):
             ctx.set(dut.load, cycle in loads)
-            ctx.set(dut.switch, cycle in switches)
             mode = slots.get(cycle, (int(rng.integers(0, 2)), 0))
             ctx.set(dut.depthwise, mode[0])
             ctx.set(dut.slot, mode[1])
