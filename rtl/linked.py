@@ -36,6 +36,8 @@ class LinkedEngine(wiring.Component):
         As of ``Top``.
     busy : ``Out(1)``
         A request is executed or answered.
+    running, failed : ``Out(1)``
+        A program runs; the last one ended with an error.
     """
 
     def __init__(self, config, *, link, divisor=None, multiplier="portable"):
@@ -48,7 +50,7 @@ class LinkedEngine(wiring.Component):
             pins = {name: member for name, member in self._line.signature.members.items() if name not in ("i", "o")}
         else:
             pins = {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))}
-        super().__init__(pins | {"irq": Out(1), "busy": Out(1)})
+        super().__init__(pins | {"irq": Out(1), "busy": Out(1), "running": Out(1), "failed": Out(1)})
 
     def elaborate(self, platform):
         m = Module()
@@ -56,6 +58,7 @@ class LinkedEngine(wiring.Component):
         m.submodules.bridge = bridge = Bridge()
         wiring.connect(m, bridge.bus, engine.bus)
         m.d.comb += [self.irq.eq(engine.irq), self.busy.eq(bridge.busy)]
+        m.d.comb += [self.running.eq(engine.busy), self.failed.eq(engine.error & ~engine.busy)]
         if self._line is None:
             wiring.connect(m, wiring.flipped(self.i), bridge.i)
             wiring.connect(m, bridge.o, wiring.flipped(self.o))

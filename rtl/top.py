@@ -48,6 +48,8 @@ class Top(wiring.Component):
         The host's port; the map is in :mod:`celosia.rtl.csr`.
     irq : ``Out(1)``
         High while an enabled event is pending.
+    busy, error : ``Out(1)``
+        A program runs; the last one ended with an error. For LEDs and the like.
     timeline : ``Out(EngineTrace)``
         What the units do, for simulations; leave it open in hardware. (A port named trace would clash in Verilator.)
 
@@ -67,6 +69,8 @@ class Top(wiring.Component):
         super().__init__({
             "bus": In(WishboneSignature(addr_width=ADDRESS_BITS - 2)),
             "irq": Out(1),
+            "busy": Out(1),
+            "error": Out(1),
             "timeline": Out(EngineTrace),
         })
 
@@ -135,6 +139,8 @@ class Top(wiring.Component):
             csr.irq_status_set.done.eq(sequencer.ended),
             csr.irq_status_set.error.eq(sequencer.failed),
             self.irq.eq((csr.irq_status.as_value() & csr.irq_enable.as_value()).any()),
+            self.busy.eq(sequencer.busy),
+            self.error.eq(csr.status.error),
             self.timeline.eq(sequencer.trace),
             counters.trace.eq(sequencer.trace),
             counters.clear.eq(sequencer.start & ~sequencer.busy),
