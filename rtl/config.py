@@ -214,7 +214,7 @@ class EngineConfig:
                 return cls.from_json(path.read_text(), source=str(path))
             except OSError as error:
                 raise BadConfig(f"cannot read engine configuration {name}: {error.strerror}") from None
-        raise BadConfig(f"engine must be one of {', '.join(PRESETS)} or a .json file, not {name!r}")
+        raise BadConfig(f"engine must be one of {', '.join(PRESETS)}, a board or a .json file, not {name!r}")
 
 
 PRESETS = {

@@ -34,7 +34,7 @@ def parser():
     engine = argparse.ArgumentParser(add_help=False)
     engine.add_argument(
         "--engine", metavar="PRESET|FILE.json", default="mac256",
-        help=f"the engine's configuration: {', '.join(PRESETS)}, or a JSON file (default mac256)",
+        help=f"the engine's configuration: {', '.join(PRESETS)}, a board of `celosia boards`, or a JSON file (default mac256)",
     )  # fmt: skip
     strict = argparse.ArgumentParser(add_help=False)
     strict.add_argument("--strict", action="store_true", help="refuse a model of which a node would run on the host")
@@ -106,6 +106,22 @@ def parser():
     engines.add_argument("--json", metavar="FILE", help="write the configurations as JSON")
     operators = command("ops", "list the supported operators and their constraints")
     operators.add_argument("--json", metavar="FILE", help="write the list as JSON, with what to do about each constraint")
+    boards = command("boards", "list the boards that a bitstream can be built for")
+    boards.add_argument("--json", metavar="FILE", help="write the list as JSON")
+    bitstream = command("build", "build the bitstream of a board with Yosys and nextpnr")
+    bitstream.add_argument("board", metavar="BOARD", help="a name of `celosia boards`")
+    bitstream.add_argument("--engine", metavar="PRESET|FILE.json", help="another engine than the board's own")
+    bitstream.add_argument("--clock", metavar="MHZ", type=float, help="another clock for the engine than the board's own")
+    bitstream.add_argument(
+        "--seed", metavar="N", type=int, nargs="+", help="seeds of the placer, tried one after the other until the clock closes"
+    )
+    bitstream.add_argument("--minutes", metavar="M", type=float, default=30, help="limit for each seed (default 30)")
+    bitstream.add_argument("--out", metavar="DIR", help="folder of bitstream and logs (default build/BOARD)")
+    bitstream.add_argument("--force", action="store_true", help="build even if nothing has changed")
+    bitstream.add_argument("--json", metavar="FILE", help="write area, clocks and paths as JSON")
+    flash = command("flash", "write a bitstream to a connected board")
+    flash.add_argument("board", metavar="BOARD", help="a name of `celosia boards`")
+    flash.add_argument("file", metavar="FILE", nargs="?", help="the bitstream (default: that of build/BOARD)")
     demo = command("demo", "run handwritten digits through a small network and check every number", engine, backend)
     demo.add_argument("--limit", metavar="N", type=int, help="run only the first N images")
     return result
@@ -136,7 +152,7 @@ def main(argv=None):
 
 def _check_paths(options):
     given = vars(options)
-    engine = given.get("engine", "")
+    engine = given.get("engine") or ""
     inputs = {
         "the model": given.get("model"),
         "the input": given.get("input"),

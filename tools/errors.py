@@ -1,6 +1,6 @@
 """What can go wrong for a user: each class takes the facts and builds the one sentence the user reads."""
 
-__all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "CelosiaError", "DoesNotFit", "EngineError", "HostNodes", "UnsupportedOperator", "onnx_runtime_says"]
+__all__ = ["BadConfig", "BadFile", "BadInput", "BadModel", "BadProgram", "BoardError", "CelosiaError", "DoesNotFit", "EngineError", "HostNodes", "UnsupportedOperator", "onnx_runtime_says"]
 
 from celosia.rtl.config import BadConfig as _BadConfig
 
@@ -83,6 +83,10 @@ class DoesNotFit(CelosiaError):
             remedy += f", or a JSON file with a larger {_KNOBS[self.memory]}"
         self.args = (f"{file}: does not fit engine {engine!r}: {self}; {remedy}",)
         return self
+
+
+class BoardError(CelosiaError):
+    """A bitstream that cannot be built, or not be written to the board."""
 
 
 class EngineError(CelosiaError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.rtl.config import EngineConfig
+from celosia.rtl.config import PRESETS, EngineConfig
 from celosia.tools import program
 from celosia.tools.backends import BACKENDS, create_backend, prepare_backend
 from celosia.tools.compiler.importer import session_options
@@ -27,7 +27,7 @@ class NodeArg:
 
 
 def engine_config(engine):
-    """Return the :class:`EngineConfig` of a preset's name, a JSON file's, or itself.
+    """Return the :class:`EngineConfig` of a preset's name, a board's, a JSON file's, or itself.
 
     Raises
     ------
@@ -36,8 +36,14 @@ def engine_config(engine):
     """
     if isinstance(engine, EngineConfig):
         return engine
+    name = str(engine)
+    if name not in PRESETS and not name.endswith(".json"):
+        from celosia.boards.catalog import BOARDS  # here: the boards' pins take a while to import
+
+        if name in BOARDS:
+            return BOARDS[name].config
     try:
-        return EngineConfig.load(str(engine))
+        return EngineConfig.load(name)
     except ValueError as error:
         raise BadConfig(str(error)) from None
 

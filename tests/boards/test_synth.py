@@ -22,7 +22,6 @@ def tried(monkeypatch):
 
     monkeypatch.setattr(synth, "synthesise", lambda config, out: 1.0)
     monkeypatch.setattr(synth, "place", place)
-    monkeypatch.setattr(synth.importlib, "import_module", lambda name: None)
     return seeds
 
 
@@ -54,8 +53,3 @@ def test_no_routed_seed_is_one_sentence(tried, tmp_path, capsys):
 def test_an_unknown_preset_is_one_sentence(tried, tmp_path, capsys):
     assert synth.main(["--preset", "mac65", "--out", str(tmp_path)]) == 1
     assert "mac65" in capsys.readouterr().err
-
-
-def test_a_tool_is_stopped_at_its_limit(tmp_path):
-    with pytest.raises(synth.OutOfTime, match=r"subprocess was stopped after 0\.005 minutes"):
-        synth._run(("subprocess", "run"), ["sleep", "5"], tmp_path / "log", minutes=0.005)
