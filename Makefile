@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN = .venv/bin
 COUNT ?= 300
 
-.PHONY: help venv demo test lint synth random docs conformance clean
+.PHONY: help venv demo test lint synth fpga-report random docs conformance clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
 venv: .venv/.installed  ## create .venv with the command celosia
 
@@ -24,6 +24,9 @@ random: .venv/.developer  ## run COUNT random networks on the simulated engine a
 
 synth: .venv/.synth  ## synthesise and place mac64 for an ECP5-85 and print size and clock
 	$(BIN)/python -m celosia.boards.synth --preset mac64 --at-least 80 --seed 2 1 3 4 5 6 --minutes 20
+
+fpga-report: .venv/.developer  ## write docs/fpga.md: area, clock and longest path of every board, from boards/results
+	$(BIN)/python -m celosia.boards.report
 
 docs: .venv/.developer  ## regenerate isa.md, csr.md, configuration.md and operators.md of docs/
 	$(BIN)/python -m celosia.tools.reference_pages
