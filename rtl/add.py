@@ -4,10 +4,11 @@ Sits between the activation table and the write to the activation memory. The go
 :func:`celosia.sim.numerics.add_residual`. Per lane, one element a cycle::
 
     result  ─► choose ─► × k_result  ─┐
-                 │                    + ─► join halves ─► + k_zero ─► round half to even ─► clip
+                 │                    + ─► join halves ─► + k_zero + half ─► compare ─► clip
     operand ─────┴─────► × k_operand ─┘
-                           3          1        1            1                1               2
+                           3          1        1                1               1         1
 
+Half a unit is added and the fraction cut off; where nothing is left of the fraction it was a tie, which goes to the even neighbour.
 The smaller or larger one takes the place of ``result``, so the factors are those of the identity then.
 """
 
@@ -21,9 +22,9 @@ from celosia.rtl.multiplier import FORMS, Multiplier
 __all__ = ["CONTROL_LATENCY", "LATENCY", "Adder"]
 
 CONTROL_LATENCY = 2 + Multiplier.LATENCY
-"""Cycles after the operands at which ``k_zero``, ``low`` and ``high`` of the same elements are taken."""
+"""Cycles after the operands at which ``k_zero_half``, ``low`` and ``high`` of the same elements are taken."""
 
-LATENCY = CONTROL_LATENCY + 4
+LATENCY = CONTROL_LATENCY + 3
 """Cycles from operands to sum."""
 
 _HALF = 17
@@ -48,8 +49,9 @@ class Adder(wiring.Component):
         Put the smaller (larger) of the two in the place of ``result``; in the same cycle, not both.
     k_result, k_operand : ``In(signed(28))``
         Their factors, common to all lanes, in the same cycle.
-    k_zero : ``In(signed(40))``
-        The constant; taken :data:`CONTROL_LATENCY` cycles later, as are ``low`` and ``high``.
+    k_zero_half : ``In(signed(41))``
+        The constant ``k_zero`` of :class:`~celosia.rtl.isa.AddParams`, plus one half of the result's unit;
+        taken :data:`CONTROL_LATENCY` cycles later, as are ``low`` and ``high``.
     low, high : ``In(signed(8))``
         Bounds of the sum, ``low`` at most ``high``.
     sum : ``Out``, ``lanes`` × signed(8)
@@ -74,7 +76,7 @@ class Adder(wiring.Component):
             "maximum": In(1),
             "k_result": In(signed(28)),
             "k_operand": In(signed(28)),
-            "k_zero": In(signed(40)),
+            "k_zero_half": In(signed(41)),
             "low": In(signed(8)),
             "high": In(signed(8)),
             "sum": Out(elements),
@@ -84,16 +86,15 @@ class Adder(wiring.Component):
         m = Module()
         bounds = [self.low, self.high]
         late = []  # late[n]: the bounds of n + 1 cycles ago
-        for cycle in range(3):
+        for cycle in range(2):
             late.append([Signal(signed(8), name=f"{name}_{cycle + 1}") for name in ("low", "high")])
             m.d.sync += [after.eq(before) for after, before in zip(late[-1], bounds)]
             bounds = late[-1]
         for lane in range(self.lanes):
-            m.d.comb += self.sum[lane].eq(self._lane(m, lane, *late[1:]))
+            m.d.comb += self.sum[lane].eq(self._lane(m, lane, *late))
         return m
 
     def _lane(self, m, lane, bounds, bounds_after):
-        low, high = bounds
         result, operand = self.result[lane], self.operand[lane]
         chosen = Mux(Mux(operand > result, self.maximum, self.minimum), operand, result)
         products = []
@@ -104,22 +105,25 @@ class Adder(wiring.Component):
                 m.submodules[f"{name}_{part}{lane}"] = multiplier
                 m.d.comb += [multiplier.a.eq(addend), multiplier.b.eq(half)]
                 products.append(multiplier.p)
-        # |result * k_result + operand * k_operand| is at most 2**35, with k_zero below 2**40.
+        # |result * k_result + operand * k_operand| is at most 2**35, with the constant below 2**40.
         lower, upper = Signal(signed(27)), Signal(signed(20))
         joined, total = Signal(signed(37)), Signal(signed(41))
-        rounded, inside, clipped = Signal(signed(41 - ADD_FRACTION)), Signal(signed(8)), Signal(signed(8))
-        top, bottom = Signal(), Signal()
         fraction, quotient = total[:ADD_FRACTION], total[ADD_FRACTION:].as_signed()
-        up = fraction[-1] & (fraction[:-1].any() | quotient[0])
+        value = quotient[:8].as_signed()
+        inside, clipped, top, bottom = Signal(signed(8)), Signal(signed(8)), Signal(), Signal()
+        beyond, negative, above, below, tie = (Signal(name=name) for name in ("beyond", "negative", "above", "below", "tie"))
         m.d.sync += [
             lower.eq(products[0] + products[2]),
             upper.eq(products[1] + products[3]),
             joined.eq(Cat(lower[:_HALF], (lower[_HALF:].as_signed() + upper)[: 37 - _HALF])),
-            total.eq(joined + self.k_zero),
-            rounded.eq(quotient + up),  # |total| is below 2**40: there is room for one more
-            inside.eq(rounded[:8].as_signed()),
-            top.eq(rounded > high),
-            bottom.eq(rounded < low),
-            clipped.eq(Mux(top, bounds_after[1], Mux(bottom, bounds_after[0], inside))),
+            total.eq(joined + self.k_zero_half),
+            inside.eq(value),
+            tie.eq(~fraction.any()),
+            beyond.eq(quotient[7:].any() & ~quotient[7:].all()),
+            negative.eq(quotient[-1]),
+            above.eq(value > bounds[1]),
+            below.eq(value <= bounds[0]),  # at a tie the even neighbour is one less, and at the lower bound already too low
+            clipped.eq(Mux(top | bottom, Mux(top, bounds_after[1], bounds_after[0]), Cat(inside[0] & ~tie, inside[1:]))),
         ]
+        m.d.comb += [top.eq(Mux(beyond, ~negative, above)), bottom.eq(Mux(beyond, negative, below))]
         return clipped

@@ -56,6 +56,9 @@ class EngineConfig:
     unfold_streams : int
         Input rows the load unit unfolds at the same time; a word of kernel taps holds at most this many rows of taps.
         1…``rows``.
+    combine : int
+        1 lets ``STORE`` combine its results with an operand: residual additions, products, the smaller or larger of two tensors; 0
+        leaves that out.
     depthwise_rows : int
         Image rows that a depthwise convolution reads per cycle; ``rows / depthwise_rows`` kernel columns of each take one pass. At most 3 and
         at most ``act_banks``; 0 leaves the depthwise mode out.
@@ -80,6 +83,7 @@ class EngineConfig:
     program_depth: int
     queue_depth: int = 4
     unfold_streams: int
+    combine: int = 1
     depthwise_rows: int = 0
 
     def __post_init__(self):
@@ -106,6 +110,7 @@ class EngineConfig:
             ("program_depth", 16, 1 << 16),
             ("queue_depth", 2, 16),
             ("unfold_streams", 1, self.rows),
+            ("combine", 0, 1),
         ):
             if not low <= getattr(self, knob) <= high:
                 raise BadConfig(f"{knob} must be between {low} and {high}, not {getattr(self, knob)}")

@@ -1,13 +1,14 @@
-"""Front of the store unit: takes ``STORE`` instructions, walks their pixels, checks ranges and issues the reads.
+"""Front of the store unit: takes ``STORE`` instructions, walks their pixels, issues the reads and checks their ranges.
 
 ::
 
-    instruction ─► [walk: one pixel] ─► [issue: one beat a cycle] ─► accumulator, operand and parameter reads
-                        offset, counters      addresses, checked
+    instruction ─► [walk: one pixel, one beat a cycle] ─► accumulator, operand and parameter reads
+                        addresses, counters    └─► [check, one cycle later] ─► error
 
-An instruction is taken when the last pixel of the former has left the first stage: with one beat per pixel, a cycle is lost then; with
-more, none. One with an operand waits until everything before it is written, since its operand may be the result of its predecessor, and
-spends one more cycle (two with one lane) to read the constants of an addition.
+An instruction is taken with the last beat of the former: with one beat per pixel a cycle later. Its constants travel down the pipeline
+with its first beat, out of the drain's copy of it: if they differ from those of the former, the next instruction waits until they
+have reached the last stage. One with an operand waits until everything before it is written, since its operand may be the result of
+its predecessor, and then spends one more cycle (two with one lane) to read the constants of an addition.
 """
 
 from amaranth.hdl import *
@@ -16,33 +17,27 @@ from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import Error, QueuedInstruction
-from celosia.rtl.isa import Combine, ErrorCode, StoreInstruction
+from celosia.rtl.isa import Combine, ErrorCode, Signals, StoreInstruction
 
-__all__ = ["CONTEXTS", "Beat", "Drain", "Tag"]
-
-CONTEXTS = 16
-"""Instructions that may be unfinished at the same time; their constants lie in LUT RAM of this depth."""
+__all__ = ["Beat", "Drain", "Tag"]
 
 
 class Beat(data.Struct):
-    """What travels down the pipeline beside the elements.
+    """What travels down the pipeline beside the elements."""
 
-    With ``fetch`` the parameter entry read is (a part of) the constants of an addition, and there are no elements.
-    """
-
-    valid: 1
-    fetch: 1
-    first: 1  # of the pixel; or the lower part of the constants
-    last: 1
-    context: range(CONTEXTS)
+    valid: 1  # there are elements
+    change: 1  # the first beat under new constants
+    fetch: 1  # no elements: the parameter entry read is (a part of) the constants of an addition
+    upper: 1  # … the upper part
 
 
 class Tag(data.Struct):
-    """Where a pixel goes; ``end`` marks the instruction's last one."""
+    """Where a pixel goes; ``end`` marks the instruction's last one, whose completion sends tokens to the units of ``signal``."""
 
     addr: 16
-    slot: 4
     end: 1
+    signal: Signals
+    slot: 4
 
 
 class Drain(wiring.Component):
@@ -55,11 +50,10 @@ class Drain(wiring.Component):
     Members
     -------
     i : ``In(stream.Signature(QueuedInstruction))``
-    start : ``Out(1)``
-        An instruction was taken in the last cycle: ``instruction``, with number ``index`` in the program. It is ``context`` from now on.
-    instruction, index, context : ``Out``
-    finished : ``In(1)``
-        The oldest unfinished instruction is complete.
+    instruction, index : ``Out``
+        The instruction taken last, and its number in the program.
+    same, settled : ``In(1)``
+        Its constants are those of its predecessor (looked at with its first beat); the newest constants have reached every stage.
     beat : ``Out(Beat)``
         The micro-operation issued in this cycle. The accumulator's data and the parameters belong to it.
     acc_bank, acc_addr : ``Out``
@@ -70,16 +64,16 @@ class Drain(wiring.Component):
         Parameter entry, **one cycle after** the beat.
     operand_addr, operand_valid, operand_ready
         The read of the operand; accepted together with the pixel's first beat.
-    slot : ``Out(4)``
-        The column tile of the operand's word.
-    tag : ``Out(stream.Signature(Tag))``
-        One per pixel, with its first beat; a pixel waits until there is room.
+    tag, tag_valid : ``Out``
+        One per pixel, with its first beat.
     drained : ``In(1)``
         All pixels issued are written, and a read in the next cycle sees them.
     error : ``Out(Error)``
-        After an error nothing more is issued until reset.
+        One cycle after a pixel's first beat. Nothing more is issued from then on, until reset.
+    halted : ``Out(1)``
+        The beats issued in this cycle and in the one before must not be written.
     active, stall : ``Out(1)``
-        An instruction is unfinished; a beat had to wait.
+        There is an instruction to walk; a beat had to wait.
     """
 
     def __init__(self, config):
@@ -88,11 +82,10 @@ class Drain(wiring.Component):
         self.config = config
         super().__init__({
             "i": In(stream.Signature(QueuedInstruction)),
-            "start": Out(1),
             "instruction": Out(StoreInstruction),
             "index": Out(16),
-            "context": Out(range(CONTEXTS)),
-            "finished": In(1),
+            "same": In(1),
+            "settled": In(1),
             "beat": Out(Beat),
             "acc_bank": Out(1),
             "acc_addr": Out(10),
@@ -101,179 +94,154 @@ class Drain(wiring.Component):
             "operand_addr": Out(16),
             "operand_valid": Out(1),
             "operand_ready": In(1),
-            "slot": Out(4),
-            "tag": Out(stream.Signature(Tag)),
+            "tag": Out(Tag),
+            "tag_valid": Out(1),
             "drained": In(1),
             "error": Out(Error),
+            "halted": Out(1),
             "active": Out(1),
             "stall": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        advance = Signal()  # the walk's pixel moves on to the issue stage
-        pixel = self._walk(m, advance)
-        self._issue(m, advance, pixel)
+        config, word = self.config, self.instruction
+        arriving = data.View(StoreInstruction, self.i.payload.instruction)
+        valid, opening, halted = Signal(), Signal(), Signal()
+        accept, advance = Signal(), Signal()
+        number, acc = self.number, Signal(11)
+        last_beat, first_beat = number == config.beats - 1, number == 0
+
+        last, block = self._counters(m, arriving, accept, advance)
+        steps = word.col_step, word.row_step, word.block_step
+        dest = self._address(m, "dest", arriving.dest, accept, advance, last, steps)
+        end = last["x"] & last["y"] & last["b"]
+        paired, fetching, part, operand = Const(0), Const(0), Const(0), Const(0, 16)
+        if config.combine:
+            steps = Mux(word.operand_still, 0, word.col_step), word.operand_row_step, word.operand_block_step
+            operand = self._address(m, "operand", arriving.operand, accept, advance, last, steps)
+            paired, fetching, part = Signal(), Signal(), Signal()
+
+        # A beat that is not a pixel's first one never waits: what it does is known from registers.
+        go, fetch = Signal(), Signal()
+        ready = ~valid if config.beats == 1 else ~valid | (end & last_beat)
+        m.d.comb += [
+            fetch.eq(valid & fetching & self.drained),
+            self.operand_valid.eq(valid & ~fetching & paired & first_beat),
+            go.eq(valid & ~fetching & (~first_beat | ~paired | self.operand_ready)),
+            advance.eq(go & last_beat),
+            self.i.ready.eq(ready & self.settled & ~halted),
+            accept.eq(self.i.valid & self.i.ready),
+            self.acc_bank.eq(word.bank),
+            self.acc_addr.eq(acc),
+            self.operand_addr.eq(operand),
+            self.beat.valid.eq(go),
+            self.beat.change.eq(go & opening & ~self.same),
+            self.beat.fetch.eq(fetch),
+            self.beat.upper.eq(part),
+            self.tag_valid.eq(go & first_beat),
+            self.tag.addr.eq(dest),
+            self.tag.slot.eq(word.slot),
+            self.tag.end.eq(end),
+            self.tag.signal.eq(word.header.signal),
+            self.active.eq(valid),
+            self.stall.eq(valid & ~go & ~fetch),
+        ]
+        with m.If(go):
+            m.d.sync += [opening.eq(0), number.eq(Mux(last_beat, 0, number + 1))]
+        with m.If(advance):
+            m.d.sync += acc.eq(acc + 1)
+            with m.If(end):
+                m.d.sync += valid.eq(0)
+        if config.combine:
+            with m.If(fetch):
+                m.d.sync += [part.eq(~part), fetching.eq((config.lanes == 1) & ~part)]
+        with m.If(accept):
+            m.d.sync += [valid.eq(1), opening.eq(1), word.eq(arriving), self.index.eq(self.i.payload.index), acc.eq(arriving.acc)]
+            if config.combine:
+                needs = arriving.combine != Combine.NONE
+                m.d.sync += [paired.eq(needs), fetching.eq(needs), part.eq(0)]
+
+        # An entry is taken by every block unless they advance: their number and the beat's are the digits of the distance.
+        param_addr = Signal(15)
+        distance = Cat(number, block & word.advance.replicate(len(block)))
+        base = word.params
+        if config.combine:
+            base, distance = Mux(fetching, word.combine_params, base), Mux(fetching, part, distance)
+        m.d.sync += param_addr.eq(base + distance)
+        m.d.comb += self.param_addr.eq(param_addr)
+        self._check(m, go & first_beat, halted, acc, param_addr, dest, operand)
         return m
 
-    def _walk(self, m, advance):
-        """Build the stage that holds an instruction and steps through its pixels; return the pixel as a dict of values."""
-        word = self.instruction
-        valid, opening, halted = Signal(), Signal(), Signal()
-        acc, params = Signal(11), Signal(15)
-        unfinished = Signal(range(CONTEXTS + 1))
-        accept, end = Signal(), Signal()
-        arriving = data.View(StoreInstruction, self.i.payload.instruction)
-
-        # Pixels count down; that a count is at its last pixel is known from a register when the pixel is.
-        moves, last = advance, {}
+    def _counters(self, m, arriving, accept, advance):
+        """Build the counters of columns, rows and blocks; return whether each is at its last value, and the block's number."""
+        word, moves, last = self.instruction, advance, {}
         for axis, size in (("x", "tile_cols"), ("y", "tile_rows"), ("b", "blocks")):
             count = Signal.like(word[size], name=axis)
             final = last[axis] = Signal(name=f"last_{axis}")
+            following = (count + 1)[: len(count)]
             with m.If(moves):
-                m.d.sync += [
-                    count.eq(Mux(final, word[size], count - 1)),
-                    final.eq(Mux(final, word[size] == 0, count == 1)),
-                ]
+                m.d.sync += [count.eq(following), final.eq(following == word[size])]
+                with m.If(final):
+                    m.d.sync += [count.eq(0), final.eq(word[size] == 0)]
             with m.If(accept):
-                m.d.sync += [count.eq(arriving[size]), final.eq(arriving[size] == 0)]
+                m.d.sync += [count.eq(0), final.eq(arriving[size] == 0)]
             moves = moves & final
-        m.d.comb += end.eq(last["x"] & last["y"] & last["b"])
-
-        offsets = [
-            self._offset(m, name, advance, accept, last, steps)
-            for name, steps in (
-                ("dest", (word.col_step, word.row_step, word.block_step)),
-                ("operand", (Mux(word.operand_still, 0, word.col_step), word.operand_row_step, word.operand_block_step)),
-            )
-        ]
-        with m.If(advance):
-            m.d.sync += [acc.eq(acc + 1), opening.eq(0)]
-            with m.If(last["x"] & last["y"] & word.advance):
-                m.d.sync += params.eq(params + self.config.beats)
-            with m.If(end):
-                m.d.sync += valid.eq(0)
-
-        m.d.comb += [
-            self.i.ready.eq(~valid & (unfinished != CONTEXTS) & ~halted),
-            accept.eq(self.i.valid & self.i.ready),
-            self.active.eq(unfinished != 0),
-        ]
-        m.d.sync += [self.start.eq(accept), unfinished.eq(unfinished + accept - self.finished)]
-        with m.If(self.error.valid):
-            m.d.sync += halted.eq(1)
-        with m.If(accept):
-            m.d.sync += [
-                valid.eq(1),
-                word.eq(arriving),
-                self.index.eq(self.i.payload.index),
-                self.context.eq(self.context + 1),
-                acc.eq(arriving.acc),
-                params.eq(arriving.params),
-                opening.eq(1),
-            ]
-        values = {"valid": valid, "acc": acc, "params": params, "opening": opening, "end": end, "halted": halted}
-        return values | dict(zip(("offset", "operand"), offsets))
+        return last, count
 
     @staticmethod
-    def _offset(m, name, advance, accept, last, steps):
-        """Return the pixel's distance from the first one: ``steps`` are those of columns, rows and blocks."""
-        offset, row, block = (Signal(16, name=f"{name}_{axis}") for axis in ("offset", "row", "block"))
+    def _address(m, name, start, accept, advance, last, steps):
+        """Return the address of the pixel: ``steps`` are those of columns, rows and blocks."""
+        address, row, block = (Signal(16, name=f"{name}{part}") for part in ("", "_row", "_block"))
         base, step, following = (Signal(16, name=f"{name}_{part}") for part in ("base", "step", "following"))
         with m.If(~last["x"]):
-            m.d.comb += [base.eq(offset), step.eq(steps[0])]
+            m.d.comb += [base.eq(address), step.eq(steps[0])]
         with m.Elif(~last["y"]):
             m.d.comb += [base.eq(row), step.eq(steps[1])]
         with m.Else():
             m.d.comb += [base.eq(block), step.eq(steps[2])]
-        m.d.comb += following.eq(base + step)
-        with m.If(advance):
-            m.d.sync += offset.eq(following)
-            with m.If(last["x"]):
-                m.d.sync += row.eq(following)
-                with m.If(last["y"]):
-                    m.d.sync += block.eq(following)
-        with m.If(accept):
-            m.d.sync += Cat(offset, row, block).eq(0)
-        return offset
+        m.d.comb += following.eq(Mux(accept, start, base + step))
+        with m.If(advance | accept):
+            m.d.sync += address.eq(following)
+        with m.If((advance & last["x"]) | accept):
+            m.d.sync += row.eq(following)
+        with m.If((advance & last["x"] & last["y"]) | accept):
+            m.d.sync += block.eq(following)
+        return address
 
-    def _check(self, m, pixel, dest, operand):
-        """Return the :class:`ErrorCode` of the pixel about to be issued, in the order in which the golden executor looks."""
+    def _check(self, m, first, halted, acc, param_addr, dest, operand):
+        """Look at a pixel's addresses in the cycle after its first beat; codes in the order in which the golden executor looks."""
         config, word = self.config, self.instruction
         constants = max(1, 2 // config.lanes)
-        code = Signal(ErrorCode)
-        illegal = (word.slot >= config.slots) | (word.use_table & (word.table >= config.tables))
-        with m.If(illegal | (word.combine > max(Combine)) | (word.raw > 4)):
-            m.d.comb += code.eq(ErrorCode.ILLEGAL_FIELD)
-        with m.Elif(pixel["acc"] >= config.acc_depth):
-            m.d.comb += code.eq(ErrorCode.ACC_RANGE)
-        with m.Elif(
-            (pixel["params"] > config.param_depth - config.beats)
-            | ((word.combine == Combine.ADD) & (word.combine_params > config.param_depth - constants))
-        ):
-            m.d.comb += code.eq(ErrorCode.PARAM_RANGE)
-        with m.Elif((dest >= config.act_depth) | ((word.combine != Combine.NONE) & (operand >= config.act_depth))):
-            m.d.comb += code.eq(ErrorCode.ACT_RANGE)
-        return code
-
-    def _issue(self, m, advance, pixel):
-        """Build the stage that issues the beats of one pixel at checked addresses."""
-        config, word = self.config, self.instruction
-        constants = max(1, 2 // config.lanes)
-        dest, operand = Signal(16), Signal(16)
-        m.d.comb += [dest.eq(word.dest + pixel["offset"]), operand.eq(word.operand + pixel["operand"])]
-        code = self._check(m, pixel, dest, operand)
-
-        valid, paired, bad = Signal(), Signal(), Signal()
-        params, constants_at, context = Signal(14), Signal(14), Signal(range(CONTEXTS))
-        fetching, part = Signal(), Signal()
-        error = Signal(Error)
-        number = self.number
-        last = Signal()
-        go, fetch = Signal(), Signal()
-        m.d.comb += [
-            last.eq(number == config.beats - 1),
-            fetch.eq(valid & fetching & ~bad & self.drained),
-            self.operand_valid.eq(valid & ~fetching & ~bad & paired & (number == 0) & self.tag.ready),
-            go.eq(valid & ~fetching & ~bad & ((number != 0) | (self.tag.ready & (~paired | self.operand_ready)))),
-            self.tag.valid.eq(go & (number == 0)),
-            advance.eq(pixel["valid"] & (~valid | (go & last)) & ~pixel["halted"]),
-            self.beat.valid.eq(go | fetch),
-            self.beat.fetch.eq(fetch),
-            self.beat.first.eq(Mux(fetch, ~part, number == 0)),
-            self.beat.last.eq(last & go),
-            self.beat.context.eq(context),
-            self.stall.eq(valid & ~bad & ~go & ~fetch),
-            self.error.valid.eq(valid & bad & ~pixel["halted"]),
-            self.error.code.eq(error.code),
-            self.error.index.eq(error.index),
+        checked, fields, acc_range, constant_range, act_range = (Signal(name=name) for name in (
+            "checked", "bad_fields", "bad_acc", "bad_constants", "bad_act",
+        ))  # fmt: skip
+        highest = max(Combine) if config.combine else Combine.NONE
+        illegal = (word.slot >= config.slots) | (word.combine > highest) | (word.raw > 4)
+        beyond = operand >= config.act_depth
+        m.d.sync += [
+            checked.eq(first & ~self.halted),
+            fields.eq(illegal | (word.use_table & (word.table >= config.tables))),
+            acc_range.eq(acc >= config.acc_depth),
+            constant_range.eq((word.combine == Combine.ADD) & (word.combine_params > config.param_depth - constants)),
+            act_range.eq((dest >= config.act_depth) | ((word.combine != Combine.NONE) & beyond)),
         ]
-        m.d.sync += self.param_addr.eq(Mux(fetch, constants_at + part, params + number))
-        with m.If(fetch):
-            m.d.sync += part.eq(part + 1)
-            with m.If(part == constants - 1):
-                m.d.sync += [fetching.eq(0), part.eq(0)]
-        with m.If(go):
-            m.d.sync += number.eq(Mux(last, 0, number + 1))
-            with m.If(last):
-                m.d.sync += valid.eq(0)
-        with m.If(advance):
-            m.d.sync += [
-                valid.eq(1),
-                paired.eq(word.combine != Combine.NONE),
-                bad.eq(code != ErrorCode.NONE),
-                error.code.eq(code),
-                error.index.eq(self.index),
-                fetching.eq(pixel["opening"] & (word.combine != Combine.NONE)),
-                context.eq(self.context),
-                params.eq(pixel["params"]),
-                constants_at.eq(word.combine_params),
-                self.acc_bank.eq(word.bank),
-                self.acc_addr.eq(pixel["acc"]),
-                self.operand_addr.eq(operand),
-                self.slot.eq(word.slot),
-                self.tag.payload.addr.eq(dest),
-                self.tag.payload.slot.eq(word.slot),
-                self.tag.payload.end.eq(pixel["end"]),
-            ]
-        return m
+        param_range = constant_range | (param_addr > config.param_depth - config.beats)
+        index = Signal(16)
+        with m.If(first):
+            m.d.sync += index.eq(self.index)
+        with m.If(fields):
+            m.d.comb += self.error.code.eq(ErrorCode.ILLEGAL_FIELD)
+        with m.Elif(acc_range):
+            m.d.comb += self.error.code.eq(ErrorCode.ACC_RANGE)
+        with m.Elif(param_range):
+            m.d.comb += self.error.code.eq(ErrorCode.PARAM_RANGE)
+        with m.Else():
+            m.d.comb += self.error.code.eq(ErrorCode.ACT_RANGE)
+        m.d.comb += [
+            self.error.index.eq(index),
+            self.error.valid.eq(checked & (fields | acc_range | param_range | act_range)),
+            self.halted.eq(self.error.valid | halted),
+        ]
+        with m.If(self.error.valid):
+            m.d.sync += halted.eq(1)

@@ -80,7 +80,7 @@ class ActReadSignature(wiring.Signature):
     """A read port of the activation memory, from the reader's side.
 
     In a cycle with ``valid`` and ``ready`` the word ``addr`` is read; ``data`` holds it exactly :data:`ACT_READ_LATENCY` cycles later (during
-    one cycle). Addresses must be below the memory's depth.
+    one cycle). What a read beyond the memory's depth returns is undefined.
     """
 
     def __init__(self, *, rows):
@@ -100,7 +100,7 @@ def ActWrite(*, rows):
 class AccReadSignature(wiring.Signature):
     """The store unit's read port of the accumulators, from the reader's side; never stalls.
 
-    With ``en``, ``data`` holds entry ``addr`` of ``bank`` :data:`ACC_READ_LATENCY` cycles later.
+    With ``en``, ``data`` holds entry ``addr`` of ``bank`` :data:`ACC_READ_LATENCY` cycles later; beyond the depth anything.
     """
 
     def __init__(self, *, cols):

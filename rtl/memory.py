@@ -213,7 +213,7 @@ class ActivationMemory(wiring.Component):
     In one cycle each bank serves one reader and one writer, the first in the order of the members below that addresses it. Data
     come :data:`~celosia.rtl.interfaces.ACT_READ_LATENCY` cycles after the request. A write is seen by reads from
     :data:`~celosia.rtl.interfaces.ACT_WRITE_LATENCY` cycles after it is taken; what a read in between returns is undefined.
-    Addresses must be below ``act_depth``: the units check that.
+    Writes must be below ``act_depth``: the units check that.
 
     Parameters
     ----------

@@ -151,10 +151,14 @@ class _Lane(wiring.Component):
         m.d.comb += [product.a.eq(total[:18].as_signed()), product.b.eq(self.operand - self.operand_zero)]
         total = after(1, total, "total")
 
-        # 1…3: a byte of it, or the product.
-        byte = total.as_unsigned().word_select((self.raw - 1)[:2], 8).as_signed()
-        total = after(_FRONT - 1, Mux(self.raw.any(), byte, total), "chosen")
+        # 1…3: a byte of it at the top, as if it had been shifted there, or the product.
+        byte = total.as_unsigned().word_select((self.raw - 1)[:2], 8)
+        raw = after(1, self.raw.any(), "raw")
+        total = after(1, Mux(self.raw.any(), Cat(C(0, 24), byte), total).as_signed(), "chosen")
+        total = after(_FRONT - 2, total, "chosen_late")
+        raw = after(_FRONT - 1, raw, "raw_late")
         total = after(1, Mux(self.multiply, product.p, total), "sum")
+        shifted = raw & ~after(1, self.multiply, "multiply")
 
         # 4…6: shift out copies of the sign, so that bits 31 and 30 differ.
         lead = []
@@ -163,12 +167,13 @@ class _Lane(wiring.Component):
             for step in steps:
                 top = total[31 - step :]
                 same = Signal(name=f"same{step}")
-                shifted = Signal(signed(32), name=f"shifted{step}")
-                m.d.comb += [same.eq(top.all() | ~top.any()), shifted.eq(Mux(same, Cat(C(0, step), total[:-step]), total))]
-                total = shifted
-                found.append(same)
+                moved = Signal(signed(32), name=f"moved{step}")
+                m.d.comb += [same.eq(top.all() | ~top.any()), moved.eq(Mux(same, Cat(C(0, step), total[:-step]), total))]
+                total = moved
+                found.append(same | shifted if step >= 8 else same)
             total = after(1, total, f"normal{steps[-1]}")
             lead = [after(1, bit, f"lead{steps[-1]}_{n}") for n, bit in enumerate(lead + found)]
+            shifted = after(1, shifted, f"raw{steps[-1]}")
 
         # 7: round to 24 significant bits. ``point`` is the place of the binary point in the product, counted from bit 39.
         up = total[6] & (total[7] | total[:6].any())
@@ -225,7 +230,7 @@ class _Lane(wiring.Component):
         # 14: round to the nearest, ties to even.
         odd = number[1] ^ (self.late & self.zero_point[0])
         increment = Mux(number[0], ~over | odd, under & odd)
-        value = after(1, (number[1:].as_signed() + self.zero_point + increment)[:12].as_signed(), "value")
+        value = after(1, (number[1:].as_signed() + self.zero_point + increment)[:11].as_signed(), "value")
 
         # 15, 16: clip.
         top = after(1, Mux(saturate, ~negative, value > self.high), "top")

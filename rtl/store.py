@@ -2,13 +2,14 @@
 
 ::
 
-    accumulators ─► [ drain ] ─► requantiser ─► table ─► adder ─► collect beats ─► results ─► activation memory
+    accumulators ─► [ drain ] ─► requantiser ─► table ─► adder ─► collect beats ─► activation memory
     parameters  ──────┘  │ operand reads ─► operands ─────┘                           tags ─┘
                          └───────────────────────────── tags ─────────────────────────┘
 
-The pipeline from the drain to the results never stops: a pixel is issued only if the results have room for it. One accumulator entry
-takes ``beats`` cycles; the first write follows :data:`LATENCY` cycles after its reads. An operand is multiplied in front of the
-requantiser and added, or compared, behind the table. Without an addition all pass the adder with the constants of the identity. What is constant during an instruction waits in LUT RAM until its elements come by.
+The pipeline never stops: the activation memory takes every word. One accumulator entry takes ``beats`` cycles; the write follows
+:attr:`Store.latency` cycles after the reads of the entry's last beat. An operand is multiplied in front of the requantiser and added, or
+compared, behind the table. Without an addition all pass the adder with the constants of the identity. What is constant during an
+instruction is loaded into a stage's registers in front of its first beat.
 """
 
 from amaranth.hdl import *
@@ -18,7 +19,7 @@ from amaranth.utils import ceil_log2
 
 from celosia.rtl import add, requantizer
 from celosia.rtl.config import EngineConfig
-from celosia.rtl.drain import CONTEXTS, Beat, Drain, Tag
+from celosia.rtl.drain import Beat, Drain
 from celosia.rtl.interfaces import (
     ACC_READ_LATENCY,
     ACT_READ_LATENCY,
@@ -30,61 +31,17 @@ from celosia.rtl.interfaces import (
     TableReadSignature,
     UnitSignature,
 )
-from celosia.rtl.isa import ADD_FRACTION, AddParams, Combine, Signals
+from celosia.rtl.isa import ADD_FRACTION, AddParams, Combine
 from celosia.rtl.multiplier import FORMS
-from celosia.rtl.queue import Queue
 
-__all__ = ["LATENCY", "Store"]
+__all__ = ["Store"]
 
 _OPERANDS = ACC_READ_LATENCY + 1
 """Cycles from a beat's issue to its elements and parameters at the requantiser."""
 
+_CONTROLS = _OPERANDS + requantizer.CONTROL_LATENCY
 _REQUANTISED = _OPERANDS + requantizer.LATENCY
 _ADDENDS = _REQUANTISED + TABLE_READ_LATENCY
-_SUM = _ADDENDS + add.LATENCY
-
-LATENCY = _SUM + 1
-"""Cycles from the issue of a pixel's last beat to its write."""
-
-
-class _Bounds(data.Struct):
-    low: signed(8)
-    high: signed(8)
-
-
-class _Front(data.Struct):
-    """What the requantiser takes with the sum."""
-
-    raw: 3
-    multiply: 1
-    operand_zero: signed(8)
-
-
-class _Requantise(data.Struct):
-    zero_point: signed(8)
-    bounds: _Bounds
-    late: 1
-
-
-class _Lookup(data.Struct):
-    use: 1
-    table: 4
-
-
-class _Choice(data.Struct):
-    add: 1
-    minimum: 1
-    maximum: 1
-
-
-class _Factors(data.Struct):
-    k_result: signed(28)
-    k_operand: signed(28)
-
-
-class _Finish(data.Struct):
-    signal: Signals
-    index: 16
 
 
 class Store(wiring.Component):
@@ -105,7 +62,7 @@ class Store(wiring.Component):
     operand : ``Out(ActReadSignature)``
         May stall.
     write : ``Out(stream.Signature(ActWrite))``
-        One word per pixel, in order.
+        One word per pixel, in order. ``ready`` must always be high.
     """
 
     def __init__(self, config, multiplier="portable"):
@@ -124,177 +81,186 @@ class Store(wiring.Component):
             "write": Out(stream.Signature(ActWrite(rows=config.rows))),
         })
 
+    @property
+    def latency(self):
+        """Cycles from the issue of a pixel's last beat to its write."""
+        return _ADDENDS + (add.LATENCY if self.config.combine else 0)
+
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        lanes, cols = config.lanes, config.cols
+        lanes = config.lanes
         m.submodules.drain = drain = Drain(config)
-        # A pixel holds its place from the issue of its first beat until the cycle after its write.
-        places = 1 << ceil_log2(-(-LATENCY // config.beats) + 1)
-        m.submodules.tags = tags = Queue(shape=Tag, depth=places)
-        m.submodules.operands = operands = Queue(shape=8 * cols, depth=places)
-        m.submodules.results = results = Queue(shape=8 * cols, depth=places)
         m.submodules.requantizer = requantize = requantizer.Requantizer(lanes=lanes, multiplier_form=self.multiplier)
-        m.submodules.adder = adder = add.Adder(lanes=lanes, multiplier_form=self.multiplier)
+        word = drain.instruction
 
         beats = [drain.beat]  # beats[t] was issued t cycles ago
-        for age in range(1, _SUM + 1):
+        for age in range(1, self.latency + 1):
             beat = Signal(Beat, name=f"beat_{age}")
             m.d.sync += beat.eq(beats[-1])
+            if age <= 2:
+                m.d.sync += beat.valid.eq(beats[-1].valid & ~drain.halted)
             beats.append(beat)
-        elements = [beat.valid & ~beat.fetch for beat in beats]
-        instruction = drain.instruction
 
-        def constant(name, shape, value, *, age, stored=None):
-            """Return, registered, what was stored under the context of the beat that is ``age`` cycles old.
-
-            Stored when an instruction starts, or under a beat's context while ``stored`` (a pair: enable, context).
-            """
-            enable, context = stored or (drain.start, drain.context)
-            m.submodules[name] = storage = memory.Memory(shape=shape, depth=CONTEXTS, init=[], attrs={"ram_style": "distributed"})
-            write, read = storage.write_port(), storage.read_port(domain="comb")
-            held = Signal(shape, name=f"{name}_held")
-            m.d.comb += [
-                write.en.eq(enable),
-                write.addr.eq(context),
-                Value.cast(write.data).eq(value),
-                read.addr.eq(beats[age - 1].context),
-            ]
-            m.d.sync += held.eq(read.data)
-            return held, read.data
+        def loaded(age, *values):
+            """Return registers that hold ``values`` from the first beat under new constants on, for beats that are ``age`` cycles old."""
+            held = [Signal.like(Value.cast(value), name=f"held_{age}_{n}") for n, value in enumerate(values)]
+            with m.If(beats[age - 1].change):
+                m.d.sync += [register.eq(value) for register, value in zip(held, values)]
+            return held
 
         # Reads: the accumulators answer when the beat is two cycles old, the parameters are registered then.
-        assert ACT_READ_LATENCY == ACC_READ_LATENCY
         number = self._delayed(m, drain.number, ACC_READ_LATENCY)
-        slot = self._delayed(m, drain.slot, ACT_READ_LATENCY)
         params = Signal(64 * lanes)
-        params_before = Signal(64 * lanes)
-        word = Signal(8 * cols)
         m.d.comb += [
-            self.acc.en.eq(elements[0]),
+            self.acc.en.eq(drain.beat.valid),
             self.acc.bank.eq(drain.acc_bank),
             self.acc.addr.eq(drain.acc_addr),
             self.params.addr.eq(drain.param_addr),
-            self.operand.addr.eq(drain.operand_addr),
-            self.operand.valid.eq(drain.operand_valid),
-            drain.operand_ready.eq(self.operand.ready),
             requantize.params.as_value().eq(params),
-            operands.i.payload.eq(word),
-            operands.i.valid.eq(elements[_OPERANDS] & beats[_OPERANDS].first),
         ]
         m.d.sync += [
             requantize.acc.as_value().eq(self.acc.data.as_value().word_select(number, 32 * lanes)),
             params.eq(self.params.data),
-            params_before.eq(params),
         ]
-        with m.If(elements[ACT_READ_LATENCY] & beats[ACT_READ_LATENCY].first):  # the pixel's other beats multiply by it as well
-            m.d.sync += word.eq(self.operand.data.as_value().word_select(slot, 8 * cols))
 
-        # Multiply, requantise, look up.
-        multiplies = instruction.combine == Combine.MUL
-        front, _ = constant("front", _Front, Cat(instruction.raw, multiplies, instruction.combine_low), age=_OPERANDS)
-        control, _ = constant(
-            "requantise", _Requantise, Cat(instruction.zero_point, instruction.low, instruction.high, multiplies),
-            age=_OPERANDS + requantizer.CONTROL_LATENCY,
-        )  # fmt: skip
-        lookup, _ = constant("lookup", _Lookup, Cat(instruction.use_table, instruction.table), age=_REQUANTISED)
-        m.d.comb += [
-            requantize.raw.eq(front.raw),
-            requantize.multiply.eq(front.multiply),
-            requantize.operand.as_value().eq(word.word_select(self._delayed(m, number, 1), 8 * lanes)),
-            requantize.operand_zero.eq(front.operand_zero),
-            requantize.zero_point.eq(control.zero_point),
-            requantize.low.eq(control.bounds.low),
-            requantize.high.eq(control.bounds.high),
-            requantize.late.eq(control.late),
-        ]
-        plain = self._delayed(m, requantize.result.as_value(), TABLE_READ_LATENCY)
-        use_table = self._delayed(m, lookup.use, TABLE_READ_LATENCY)
+        # Requantise and look up.
+        fields = word.raw, word.zero_point, word.low, word.high, word.use_table, word.table
+        held = *loaded(_OPERANDS, *fields[:1]), *loaded(_CONTROLS, *fields[1:4]), *loaded(_REQUANTISED, *fields[4:])
+        ports = requantize.raw, requantize.zero_point, requantize.low, requantize.high
+        m.d.comb += [port.eq(value) for port, value in zip(ports, held)]
+        same = Cat(old == new for old, new in zip(held, fields)).all()
+        *_, use_table, table = held
         for lane in range(lanes):
-            m.d.comb += self.tables.addr[lane].eq(Cat(requantize.result[lane].as_unsigned(), lookup.table))
-        m.d.comb += adder.result.as_value().eq(Mux(use_table, self.tables.data.as_value(), plain))
+            m.d.comb += self.tables.addr[lane].eq(Cat(requantize.result[lane].as_unsigned(), table))
+        plain = self._delayed(m, requantize.result.as_value(), TABLE_READ_LATENCY)
+        use_late = self._delayed(m, use_table, TABLE_READ_LATENCY)
+        result = Mux(use_late, self.tables.data.as_value(), plain)
+        if config.combine:
+            result, combined = self._combine(m, drain, beats, number, params, requantize, loaded, result)
+            same &= ~combined & (word.combine == Combine.NONE)
 
-        # Add or compare. Constants are fetched from the parameter memory, in two halves where an entry has only one.
-        fetched = data.View(AddParams, params[:128] if lanes > 1 else Cat(params_before, params))
-        kept = beats[_OPERANDS].valid & beats[_OPERANDS].fetch, beats[_OPERANDS].context
-        choices = [instruction.combine == choice for choice in (Combine.ADD, Combine.MIN, Combine.MAX)]
-        _, choice = constant("choice", _Choice, Cat(choices), age=_ADDENDS)
-        _, factors = constant("factors", _Factors, Cat(fetched.k_result, fetched.k_operand), age=_ADDENDS, stored=kept)
-        late = _ADDENDS + add.CONTROL_LATENCY
-        _, choice_late = constant("choice_late", _Choice, Cat(choices), age=late)
-        _, k_zero = constant("k_zero", signed(40), fetched.k_zero, age=late, stored=kept)
-        _, bounds = constant("bounds", _Bounds, Cat(instruction.combine_low, instruction.combine_high), age=late)
-        m.d.sync += [
-            adder.minimum.eq(choice.minimum),
-            adder.maximum.eq(choice.maximum),
-            adder.k_result.eq(Mux(choice.add, factors.k_result, 1 << ADD_FRACTION)),
-            adder.k_operand.eq(Mux(choice.add, factors.k_operand, 0)),
-            adder.k_zero.eq(Mux(choice_late.add, k_zero, 0)),
-            adder.low.eq(Mux(choice_late.as_value().any(), bounds.low, -128)),
-            adder.high.eq(Mux(choice_late.as_value().any(), bounds.high, 127)),
-        ]
-        taken = Signal(range(config.beats))
-        m.d.sync += adder.operand.as_value().eq(operands.o.payload.word_select(taken, 8 * lanes))
-        m.d.comb += operands.o.ready.eq(elements[_ADDENDS - 1] & beats[_ADDENDS - 1].last)
-        with m.If(elements[_ADDENDS - 1]):
-            m.d.sync += taken.eq(Mux(beats[_ADDENDS - 1].last, 0, taken + 1))
-
-        # Collect the beats of a pixel; the newest enters at the top.
-        collected = Signal(8 * cols)
-        m.d.comb += [
-            collected.eq(adder.sum.as_value()),
-            results.i.payload.eq(collected),
-            results.i.valid.eq(elements[_SUM] & beats[_SUM].last),
-        ]
-        if config.beats > 1:
-            earlier = Signal(8 * (cols - lanes))
-            m.d.comb += collected.eq(Cat(earlier, adder.sum.as_value()))
-            with m.If(elements[_SUM]):
-                m.d.sync += earlier.eq(collected[8 * lanes :])
-
-        wiring.connect(m, drain.tag, tags.i)
-        m.d.comb += drain.drained.eq(~tags.o.valid)
-        self._write(m, drain, tags, results, instruction)
+        settled = Signal(init=1)
+        m.d.comb += [drain.same.eq(same), drain.settled.eq(settled)]
+        with m.If(drain.beat.change):
+            m.d.sync += settled.eq(0)
+        with m.Elif(beats[_ADDENDS + add.CONTROL_LATENCY - 1 if config.combine else _REQUANTISED - 1].change):
+            m.d.sync += settled.eq(1)
+        self._write(m, drain, beats[-1].valid, result)
         return m
 
-    def _write(self, m, drain, tags, results, instruction):
-        """Join results with their tags, write them, and report instructions whose last word is accepted."""
-        config = self.config
-        tag = tags.o.payload
-        written = Signal()
+    def _combine(self, m, drain, beats, number, params, requantize, loaded, result):
+        """Build what brings in the operand; return the sums, and whether the constants held are those of a combination."""
+        config, word = self.config, drain.instruction
+        lanes, width = config.lanes, 8 * config.cols
+        m.submodules.adder = adder = add.Adder(lanes=lanes, multiplier_form=self.multiplier)
+
+        # The operand's column tile waits for the results to be added to; the pixel's other beats multiply by it as well.
+        assert ACT_READ_LATENCY == ACC_READ_LATENCY
+        slot = self._delayed(m, drain.tag.slot, ACT_READ_LATENCY)
+        operand, first, taken = Signal(width), Signal(2), Signal(range(config.beats))
+        summed = beats[_ADDENDS - 1].valid
+        waiting, _ = self._ring(m, "operands", operand, put=first[1], take=summed & (taken == config.beats - 1))
         m.d.comb += [
-            self.write.valid.eq(results.o.valid),
-            self.write.payload.addr.eq(tag.addr),
-            self.write.payload.data.as_value().eq(results.o.payload.replicate(config.slots)),
-            self.write.payload.mask.eq(Cat((tag.slot == slot).replicate(config.cols) for slot in range(config.slots))),
-            written.eq(results.o.valid & self.write.ready),
-            results.o.ready.eq(written),
-            tags.o.ready.eq(written),
-            drain.finished.eq(written & tag.end),
+            self.operand.addr.eq(drain.operand_addr),
+            self.operand.valid.eq(drain.operand_valid),
+            drain.operand_ready.eq(self.operand.ready),
+            first[0].eq(beats[ACT_READ_LATENCY].valid & (number == 0)),
+        ]
+        m.d.sync += [first[1].eq(first[0]), adder.operand.as_value().eq(waiting.word_select(taken, 8 * lanes))]
+        with m.If(first[0]):
+            m.d.sync += operand.eq(self.operand.data.as_value().word_select(slot, width))
+        with m.If(summed):
+            m.d.sync += taken.eq(taken + 1)
+
+        multiply, zero = loaded(_OPERANDS, word.combine == Combine.MUL, word.combine_low)
+        (late,) = loaded(_CONTROLS, word.combine == Combine.MUL)
+        m.d.comb += [
+            requantize.multiply.eq(multiply),
+            requantize.operand.as_value().eq(operand.word_select(self._delayed(m, number, 1), 8 * lanes)),
+            requantize.operand_zero.eq(zero),
+            requantize.late.eq(late),
         ]
 
-        m.submodules.finish = finish = memory.Memory(
-            shape=_Finish, depth=CONTEXTS, init=[], attrs={"ram_style": "distributed"}
-        )  # fmt: skip
-        write, read = finish.write_port(), finish.read_port(domain="comb")
-        oldest = Signal(range(CONTEXTS), init=1)  # the first instruction's context, since the drain counts before
-        unit = self.unit
+        # The constants of an addition are read while the pipeline is empty, in two halves where an entry has only one. Without an
+        # addition those of the identity follow the last beat under the former ones.
+        adds, smaller, larger = (word.combine == choice for choice in (Combine.ADD, Combine.MIN, Combine.MAX))
+        constants = data.View(AddParams, params[:128] if lanes > 1 else params.replicate(2))
+        fetched = beats[_OPERANDS].fetch & adds
+        upper = fetched & beats[_OPERANDS].upper if lanes == 1 else fetched
+        ends = _ADDENDS + add.CONTROL_LATENCY
+        half, k_zero_half = 1 << ADD_FRACTION - 1, adder.k_zero_half
+        low_bits = 64 - data.Layout.cast(AddParams)["k_zero"].offset
+        with m.If(fetched & ~beats[_OPERANDS].upper):
+            m.d.sync += [adder.k_result.eq(constants.k_result), adder.k_operand.eq(constants.k_operand)]
+            m.d.sync += k_zero_half[:low_bits].eq(constants.k_zero.as_unsigned()[:low_bits])
+        with m.If(upper):
+            m.d.sync += k_zero_half[low_bits:].eq(((constants.k_zero + half) >> low_bits).as_unsigned())
+        with m.If(beats[_ADDENDS - 1].change & ~adds):
+            m.d.sync += [adder.k_result.eq(1 << ADD_FRACTION), adder.k_operand.eq(0)]
+        with m.If(beats[ends - 1].change & ~adds):
+            m.d.sync += k_zero_half.eq(half)
+
+        minimum, maximum = loaded(_ADDENDS, smaller, larger)
+        low, high = loaded(ends, word.combine_low, word.combine_high)
+        with m.If(beats[ends - 1].change & ~(adds | smaller | larger)):
+            m.d.sync += [low.eq(-128), high.eq(127)]
+        (combined,) = loaded(ends, word.combine != Combine.NONE)
+        m.d.comb += [
+            adder.result.as_value().eq(result),
+            adder.minimum.eq(minimum),
+            adder.maximum.eq(maximum),
+            adder.low.eq(low),
+            adder.high.eq(high),
+        ]
+        return adder.sum.as_value(), combined
+
+    def _write(self, m, drain, valid, result):
+        """Collect the beats of pixels, join them with their tags, write them, and report instructions whose last word is written."""
+        config, unit = self.config, self.unit
+        width, gathered, written = 8 * config.lanes, Signal(range(config.beats)), Signal()
+        collected = result
+        if config.beats > 1:  # the newest enters at the top
+            earlier = Signal(8 * (config.cols - config.lanes))
+            collected = Cat(earlier, result)
+            with m.If(valid):
+                m.d.sync += [earlier.eq(collected[width:]), gathered.eq(gathered + 1)]
+        tag, waiting = self._ring(m, "tags", drain.tag, put=drain.tag_valid, take=written)
+        slots = Cat((tag.slot == slot).replicate(config.cols) for slot in range(config.slots))
+        pending, drained = Signal(), Signal()
+        m.d.sync += [
+            pending.eq(waiting),
+            unit.done.valid.eq(written & tag.end),
+            unit.done.signal.eq(tag.signal),
+        ]
         wiring.connect(m, wiring.flipped(unit.i), drain.i)
         m.d.comb += [
-            write.en.eq(drain.start),
-            write.addr.eq(drain.context),
-            write.data.signal.eq(instruction.header.signal),
-            write.data.index.eq(drain.index),
-            read.addr.eq(oldest),
+            written.eq(valid & (gathered == config.beats - 1)),
+            self.write.valid.eq(written),
+            self.write.payload.addr.eq(tag.addr),
+            self.write.payload.data.as_value().eq(collected.replicate(config.slots)),
+            self.write.payload.mask.eq(slots),
+            drained.eq(~waiting & ~pending),
+            drain.drained.eq(drained),
             unit.error.eq(drain.error),
-            unit.idle.eq(~drain.active & ~unit.done.valid),
-            unit.trace.busy.eq(drain.active),
-            unit.trace.stall.eq(drain.stall | (self.write.valid & ~self.write.ready)),
-            unit.trace.index.eq(read.data.index),
+            unit.idle.eq(~drain.active & ~waiting & ~unit.done.valid),
+            unit.trace.busy.eq(drain.active | waiting),
+            unit.trace.stall.eq(drain.stall),
+            unit.trace.index.eq(drain.index),
         ]
-        m.d.sync += [unit.done.valid.eq(drain.finished), unit.done.signal.eq(read.data.signal)]
-        with m.If(drain.finished):
-            m.d.sync += oldest.eq(oldest + 1)
+
+    def _ring(self, m, name, value, *, put, take):
+        """Return the oldest of the values put in and not taken, and whether there is one. Every pixel under way has a place."""
+        beats = self.config.beats
+        places = 1 << ceil_log2((self.latency + beats - 2) // beats + 2)
+        storage = memory.Memory(shape=Value.cast(value).shape(), depth=places, init=[], attrs={"ram_style": "distributed"})
+        m.submodules[name] = storage
+        write, read = storage.write_port(), storage.read_port(domain="comb")
+        oldest, following = Signal(range(places), name=f"{name}_oldest"), Signal(range(places), name=f"{name}_following")
+        m.d.comb += [write.en.eq(put), write.addr.eq(following), write.data.eq(value), read.addr.eq(oldest)]
+        m.d.sync += [following.eq(following + put), oldest.eq(oldest + take)]
+        payload = read.data if isinstance(value, Signal) else data.View(value.shape(), read.data)
+        return payload, oldest != following
 
     @staticmethod
     def _delayed(m, value, cycles):

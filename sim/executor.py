@@ -278,7 +278,7 @@ class Executor:
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"slot {i.slot} of {config.slots}")
         if i.use_table and i.table >= config.tables:
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"table {i.table} of {config.tables}")
-        if i.combine > max(Combine) or i.raw > 4:
+        if i.combine > (max(Combine) if config.combine else Combine.NONE) or i.raw > 4:
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"combine {i.combine}, raw {i.raw}")
         if i.acc + count > config.acc_depth:
             raise GoldenError(ErrorCode.ACC_RANGE, index, f"accumulator entry {i.acc + count - 1}")

@@ -1,7 +1,7 @@
 """Bench of :class:`celosia.rtl.store.Store`: random instructions leave the activation memory as the golden executor does.
 
-Options: ``config``, the engine's JSON; ``count`` of instructions. Runs with every combination of an idle queue, operand reads and
-writes that are not always accepted. The whole memory is compared, so whatever lies around the destinations guards them.
+Options: ``config``, the engine's JSON; ``count`` of instructions. Runs with every combination of an idle queue and operand
+reads that are not always accepted. The whole memory is compared, so whatever lies around the destinations guards them.
 """
 
 import cocotb
@@ -19,9 +19,9 @@ LIMIT = 20_000
 class Memories:
     """The memories around the unit; data ports carry noise whenever they are not specified."""
 
-    def __init__(self, dut, case, rng, *, busy_read, busy_write):
+    def __init__(self, dut, case, rng, *, busy_read):
         self.dut, self.case, self.rng = dut, case, rng
-        self.busy = busy_read, busy_write
+        self.busy = busy_read
         self.act = case.act.copy()
         config = case.config
         write = ActWrite(rows=config.rows)
@@ -32,8 +32,8 @@ class Memories:
         self.bits = {"acc": 32 * config.cols, "operand": 8 * config.rows, "params": 64 * config.lanes, "tables": 8 * config.lanes}
 
     def drive(self):
-        self.ready = [int(self.rng.random() >= chance) for chance in self.busy]
-        self.dut.operand_ready.value, self.dut.write_ready.value = self.ready
+        self.ready = int(self.rng.random() >= self.busy)
+        self.dut.operand_ready.value = self.ready
         for name, waiting in self.waiting.items():
             value = waiting.pop(0)
             if value is None:
@@ -47,7 +47,7 @@ class Memories:
             entry = case.acc[int(dut.acc_bank.value), dut.acc_addr.value.to_unsigned()].tobytes()
         self._answer("acc", entry)
         word = None
-        if dut.operand_valid.value == 1 and self.ready[0]:
+        if dut.operand_valid.value == 1 and self.ready:
             word = self.act[dut.operand_addr.value.to_unsigned()].tobytes()
         self._answer("operand", word)
         addr = dut.params_addr.value.to_unsigned() if dut.params_addr.value.is_resolvable else config.param_depth
@@ -58,7 +58,7 @@ class Memories:
             places = [addrs.to_unsigned() >> 12 * lane & 0xFFF for lane in range(config.lanes)]
             looked = bytes(case.tables.flat[place % case.tables.size] for place in places)
         self._answer("tables", looked)
-        if dut.write_valid.value == 1 and self.ready[1]:
+        if dut.write_valid.value == 1:
             payload = dut.write_payload.value.to_unsigned()
             addr, data, mask = (payload >> offset & (1 << width) - 1 for offset, width in self.fields.values())
             chosen = [byte for byte in range(config.rows) if mask >> byte & 1]
@@ -68,14 +68,14 @@ class Memories:
         self.waiting[name].append(None if raw is None else int.from_bytes(raw, "little"))
 
 
-@cocotb.parametrize(idle=[0.0, 0.7], busy_read=[0.0, 0.5], busy_write=[0.0, 0.5])
-async def memory_equals_golden(dut, idle, busy_read, busy_write):
+@cocotb.parametrize(idle=[0.0, 0.7], busy_read=[0.0, 0.5])
+async def memory_equals_golden(dut, idle, busy_read):
     given = options(config=next(iter(CONFIGS.values())).to_json(), count=30)
     rng = np.random.default_rng(cocotb.RANDOM_SEED)
     case = StoreCase(EngineConfig.from_json(given["config"]), rng, count=given["count"])
-    memories = Memories(dut, case, rng, busy_read=busy_read, busy_write=busy_write)
-    names = ("unit_i_valid", "acc_data", "operand_data", "operand_ready", "params_data", "tables_data", "write_ready")
-    cycles = await start(dut, **dict.fromkeys(names, 0))
+    memories = Memories(dut, case, rng, busy_read=busy_read)
+    names = ("unit_i_valid", "acc_data", "operand_data", "operand_ready", "params_data", "tables_data")
+    cycles = await start(dut, write_ready=1, **dict.fromkeys(names, 0))
     source = Source(dut, "unit_i", idle=idle, rng=rng)
     source.queue.extend(word | index << INSTRUCTION_BITS for index, word in enumerate(case.encoded))
     source.start(cycles)

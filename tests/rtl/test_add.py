@@ -7,6 +7,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from celosia.rtl.add import CONTROL_LATENCY, LATENCY, Adder
+from celosia.rtl.isa import ADD_FRACTION
 from celosia.sim.numerics import ADD_LIMITS, add_residual
 
 SEED = 3
@@ -28,7 +29,7 @@ def run(lanes, result, operand, constants, bounds, choices=None):
                 ctx.set(dut.k_result, int(constants[cycle, 0]))
                 ctx.set(dut.k_operand, int(constants[cycle, 1]))
             if 0 <= (row := cycle - CONTROL_LATENCY) < len(result):
-                ctx.set(dut.k_zero, int(constants[row, 2]))
+                ctx.set(dut.k_zero_half, int(constants[row, 2]) + (1 << ADD_FRACTION - 1))
                 ctx.set(dut.low, int(bounds[row, 0]))
                 ctx.set(dut.high, int(bounds[row, 1]))
             if cycle >= LATENCY:

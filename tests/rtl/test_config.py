@@ -23,7 +23,8 @@ def test_digest_depends_on_every_knob_but_the_name():
         if field.name in ("name", "lanes", "cols", "act_banks"):
             continue
         value = getattr(preset, field.name)
-        other = dataclasses.replace(preset, **{field.name: value // 2 if value > 1 and field.name != "rows" else value * 2})
+        changed = 1 - value if field.name == "combine" else value // 2 if value > 1 and field.name != "rows" else value * 2
+        other = dataclasses.replace(preset, **{field.name: changed})
         assert other.digest != preset.digest, field.name
 
 

@@ -1,11 +1,17 @@
 """Element-wise operators: functions as tables, and two operands with and without broadcasting, on the golden executor and the RTL."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from test_ops import Net, check, nodes, reasons
 
+from celosia.rtl.config import PRESETS
 from celosia.tools.check import check_outputs, summary
+from celosia.tools.compiler.frontend import lower
 from celosia.tools.compiler.ir import Op
+from celosia.tools.compiler.pipeline import compile_frontend
+from celosia.tools.errors import UnsupportedOperator
 from celosia.tools.session import InferenceSession
 
 SEED = 21
@@ -54,6 +60,22 @@ def test_two_tensors(tmp_path, operator, op, dtype):
 @pytest.mark.parametrize("operator", ["Add", "Sub", "Mul"])
 def test_two_tensors_on_the_rtl(tmp_path, operator):
     run(two(operator), tmp_path, on="verilator", engine="test")
+
+
+def test_two_tensors_are_the_hosts_where_the_engine_combines_none(tmp_path):
+    config = dataclasses.replace(PRESETS["test"], name="plain", combine=0)
+    engine = tmp_path / "plain.json"
+    engine.write_text(config.to_json())
+    net = two("Add")
+    path = net.save(tmp_path / "net.onnx")
+    feed = {"x": np.random.default_rng(SEED).integers(-128, 128, net.shape).astype(np.int8)}
+    session = InferenceSession(path, str(engine), "golden")
+    assert summary(check_outputs(session, path, feed, session.run(None, feed)))[1:] == (0, 0)
+    lowered = lower(path, combine=False)
+    reasons_why = [reason for _, operator, where, reason, _ in lowered.rows if where == "host" and operator == "Add"]
+    assert reasons_why == ["It combines two tensors element by element, which this engine was built without (combine = 0)."]
+    with pytest.raises(UnsupportedOperator, match=r"it combines two tensors, which the engine was built without \(combine = 0\)"):
+        compile_frontend(lower(path), config)
 
 
 def test_a_division_of_two_tensors_is_the_hosts(tmp_path):

@@ -159,7 +159,7 @@ def lay_out(graph, config, options, *, contiguous=()):
     placements = share(graph, placements, config, fixed)
     unfolds = {}
     for node in graph.nodes:
-        _check_limits(graph, node)
+        _check_limits(graph, node, config)
         if placements[node.input].view is None:
             unfolds[node.output] = _choose_unfold(graph, node, config)
     return Layout(graph=graph, placements=placements, unfolds=unfolds, copies=frozenset((*made, *copies)))
@@ -296,6 +296,9 @@ def _choose_unfold(graph, node, config):
     return best[1]
 
 
-def _check_limits(graph, node):
+def _check_limits(graph, node, config):
+    if node.combine and not config.combine:
+        reason = "it combines two tensors, which the engine was built without (combine = 0)"
+        raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
     if max(getattr(node, "pads", (0,))) > MAX_EXTENT:
         raise UnsupportedOperator(graph.name, node.name, node.operator, f"its pads must be at most {MAX_EXTENT}")

@@ -7,10 +7,13 @@ from celosia.tools.compiler.reasons import refusal
 from celosia.tools.ops import FORMS, Features, Lowered, Refused
 from celosia.tools.ops.family import sentence, suggestion
 
-__all__ = ["ADVICE", "Decision", "Quantised", "quantise"]
+__all__ = ["ADVICE", "COMBINES", "Decision", "Quantised", "quantise"]
 
 ADVICE = "ONNX Runtime computes it exactly between engine segments; to avoid that, use an operator of `celosia ops` in its place."
 """The suggestion where nobody has a better one."""
+
+COMBINES = "It combines two tensors element by element, which this engine was built without (combine = 0)."
+COMBINE = "Use an engine with combine = 1, or let ONNX Runtime compute it between engine segments, exactly."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,13 +53,18 @@ class Quantised:
         return "\n".join(decision.dump() for decision in self.decisions)
 
 
-def quantise(graph):
-    """Return the :class:`Quantised` form of an :class:`~celosia.tools.compiler.graph.OperationGraph`."""
+def quantise(graph, *, combine=True):
+    """Return the :class:`Quantised` form of an :class:`~celosia.tools.compiler.graph.OperationGraph`.
+
+    Without ``combine``, what combines two tensors runs on the host.
+    """
     features = Features(graph=graph)
     decisions = []
     for operation in graph.operations:
         try:
             lowered = _lower(operation, features)
+            if not combine and getattr(lowered.node, "combine", None):
+                raise Refused(COMBINES, COMBINE)
         except Refused as refusal:
             advice = refusal.suggestion or ADVICE
             decisions.append(Decision(operation=operation, reason=str(refusal), suggestion=advice))
