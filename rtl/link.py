@@ -34,6 +34,7 @@ from amaranth.lib.crc import catalog
 from celosia.rtl.csr import ADDRESS_BITS
 
 __all__ = [
+    "BAUD",
     "CRC",
     "ESCAPE",
     "FLAG",
@@ -57,6 +58,9 @@ ESCAPE = 0x7D
 
 FLIP = 0x20
 """What an escaped byte is combined with, by exclusive or."""
+
+BAUD = 1_000_000
+"""Bits per second on the serial line of a board, unless it says otherwise."""
 
 SEQUENCE_BITS = 7
 """Width of the sequence number."""

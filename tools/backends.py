@@ -14,11 +14,11 @@ from celosia.sim.verilator.build import BuildError
 from celosia.tools.compiler.pipeline import estimate
 from celosia.tools.driver import Driver, create_transport
 from celosia.tools.errors import EngineError
+from celosia.tools.places import is_place
 from celosia.tools.report import Event as UnitEvent
 
-__all__ = ["BACKENDS", "create_backend", "prepare_backend"]
+__all__ = ["create_backend", "prepare_backend"]
 
-BACKENDS = ("verilator", "icarus", "amaranth", "golden")
 GOLDEN_BATCH = 16
 PATIENCE = 100
 """A run is given up after a million cycles and this many times those that the array is busy."""
@@ -84,7 +84,7 @@ class Golden:
 
 
 class Simulated:
-    """The RTL behind :class:`celosia.tools.driver.Driver`; a simulator is a process, or a library that works while other threads do."""
+    """The RTL behind :class:`celosia.tools.driver.Driver`: in simulators, which share the inferences, or on a board."""
 
     def __init__(self, kind, config, program, workers):
         self.kind, self.config, self.program, self.workers = kind, config, program, workers
@@ -94,7 +94,7 @@ class Simulated:
         """Run every inference; see :meth:`Golden.run`."""
         count = len(next(iter(feed.values())))
         macs = sum(layer.macs for layer in self.program.layers)
-        workers = self.workers or (2 if count > 1 and macs * count > SHARED else 1)
+        workers = 1 if is_place(self.kind) else self.workers or (2 if count > 1 and macs * count > SHARED else 1)
         bounds = [count * n // workers for n in range(workers + 1)]
         spans = [(start, end) for start, end in pairwise(bounds) if start < end]
         stop = Event()

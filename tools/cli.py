@@ -13,10 +13,10 @@ from celosia.rtl.config import PRESETS
 from celosia.rtl.config import BadConfig as BadEngine
 from celosia.tools.errors import BadConfig, CelosiaError
 from celosia.tools.paths import check_paths
+from celosia.tools.places import FORMS, check_backend, is_place
 
 __all__ = ["main", "parser"]
 
-BACKENDS = ("verilator", "icarus", "amaranth", "golden")
 PASSES = "importer, legalise, quantise, partition, fuse, layout, tile, schedule, allocate, emit, verify"
 
 
@@ -40,8 +40,9 @@ def parser():
     strict.add_argument("--strict", action="store_true", help="refuse a model of which a node would run on the host")
     backend = argparse.ArgumentParser(add_help=False)
     backend.add_argument(
-        "--on", choices=BACKENDS, default="verilator",
-        help="simulate the RTL with Verilator (default), Icarus Verilog or Amaranth's own simulator, or compute with the golden executor, which has no cycles",
+        "--on", metavar="BACKEND|BOARD", type=_backend, default="verilator",
+        help="simulate the RTL: verilator (default), icarus or amaranth; compute with the golden executor, which has no cycles: golden; or run on the "
+        f"board at {', '.join(FORMS[:-1])} or {FORMS[-1]}",
     )  # fmt: skip
     backend.add_argument("--json", metavar="FILE", help="write the report as JSON")
     backend.add_argument("--timeline", metavar="FILE.svg", help="draw what each unit did in the first inference")
@@ -150,6 +151,13 @@ def main(argv=None):
         return _fail(f"internal error, please report it with the output of --debug: {type(error).__name__}: {error}")
 
 
+def _backend(text):
+    try:
+        return check_backend(text)
+    except BadConfig as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _check_paths(options):
     given = vars(options)
     engine = given.get("engine") or ""
@@ -163,6 +171,8 @@ def _check_paths(options):
     check_paths(inputs, {output: given.get("output"), "--json": given.get("json"), "--timeline": given.get("timeline")})
     if given.get("timeline") and options.on == "golden":
         raise BadConfig("--timeline needs cycles, and there are none on 'golden'; use --on verilator")
+    if given.get("timeline") and is_place(options.on):
+        raise BadConfig(f"--timeline needs what only a simulator sees, and {options.on} is a board; use --on verilator")
 
 
 def _fail(problem, code=1):

@@ -11,6 +11,8 @@ from celosia.rtl.csr import REGISTERS, WINDOWS, identity, memory_shapes
 from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.isa import UNITS, ErrorCode, Unit, decode
 from celosia.tools.errors import BadProgram, DoesNotFit, EngineError
+from celosia.tools.link import open_link
+from celosia.tools.places import is_place
 
 __all__ = ["CYCLE_LIMIT", "ERROR_MEANINGS", "Driver", "RunStats", "UnitCycles", "create_transport"]
 
@@ -62,11 +64,15 @@ class RunStats:
 
 
 def create_transport(kind, config, *, cache=None, on_build=lambda: None):
-    """Return the transport ``kind``: ``"verilator"``, ``"icarus"`` or ``"amaranth"``, built for ``config``.
+    """Return the transport ``kind``: ``"verilator"``, ``"icarus"`` or ``"amaranth"``, built for ``config``, or that to a board.
+
+    Boards are named as in :mod:`celosia.tools.places`.
 
     ``on_build`` is called once if a model has to be built first, which takes about a minute; later ones come from the
     folder ``cache`` (:func:`celosia.sim.cache.cache_folder`).
     """
+    if is_place(kind):
+        return open_link(kind, config)
     if kind == "verilator":
         from celosia.sim.transport import VerilatorTransport as chosen
     elif kind == "icarus":

@@ -102,10 +102,12 @@ class Report:
         }
 
     def add_program(self, program, cycles, events):
-        """Append the layers of an engine segment that took ``cycles`` (None on the golden executor)."""
-        shares, unexplained = attribute(events, program.layers, cycles) if cycles else ([None] * len(program.layers), None)
+        """Append the layers of an engine segment that took ``cycles`` (None on the golden executor) with these events (none on a board)."""
+        shares, unexplained = [None] * len(program.layers), None
         if cycles:
             self.cycles = (self.cycles or 0) + cycles
+        if cycles and events:
+            shares, unexplained = attribute(events, program.layers, cycles)
             self.unexplained = (self.unexplained or 0) + unexplained
             self.traces.append((program, events, cycles))
         for layer, share in zip(program.layers, shares):

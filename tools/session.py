@@ -7,10 +7,11 @@ import numpy as np
 
 from celosia.rtl.config import PRESETS, EngineConfig
 from celosia.tools import program
-from celosia.tools.backends import BACKENDS, create_backend, prepare_backend
+from celosia.tools.backends import create_backend, prepare_backend
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.pipeline import compile_model
 from celosia.tools.errors import BadConfig, BadInput, EngineError, onnx_runtime_says
+from celosia.tools.places import check_backend
 from celosia.tools.program import EngineSegment, Model
 from celosia.tools.report import Report
 
@@ -58,7 +59,8 @@ class InferenceSession:
     engine : str or EngineConfig
         A preset's name or a JSON file.
     on : str
-        ``"verilator"``, ``"icarus"`` or ``"amaranth"`` simulate the RTL; ``"golden"`` computes the same integers without time.
+        ``"verilator"``, ``"icarus"`` or ``"amaranth"`` simulate the RTL; ``"golden"`` computes the same integers without time. A board is
+        named as in :mod:`celosia.tools.places`: ``"uart:/dev/ttyUSB0"``.
     options : CompilerOptions, optional
         How to compile an ONNX file.
     keep : iterable of str
@@ -74,8 +76,7 @@ class InferenceSession:
 
     def __init__(self, model, engine="mac256", on="verilator", *, options=None, keep=(), workers=None):
         self.config = engine_config(engine)
-        if on not in BACKENDS:
-            raise BadConfig(f"on must be one of {', '.join(BACKENDS)}, not {on!r}")
+        check_backend(on)
         self.on = on
         self.workers = workers
         self.model = model if isinstance(model, Model) else open_model(model, self.config, options, keep)

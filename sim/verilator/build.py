@@ -9,12 +9,17 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from celosia.rtl.link import FLAG
+from celosia.rtl.linked import LinkedEngine
 from celosia.rtl.top import Top
 from celosia.sim.cache import cached, digest, hardware_digest
 from celosia.sim.events import TIMELINE
 from celosia.sim.verilog import verilog
 
-__all__ = ["BuildError", "build"]
+__all__ = ["DIVISOR", "BuildError", "build"]
+
+DIVISOR = 8
+"""Clock cycles of a bit on the serial line of a simulated board."""
 
 _LIBRARY = "engine.so"
 # Of the sources as they are imported here, not as they may be when a model is built.
@@ -33,12 +38,14 @@ class BuildError(RuntimeError):
     """The simulation model could not be built; the message ends with what the tool said."""
 
 
-def build(config, *, cache=None, on_build=lambda: None):
-    """Return the path of the shared library that simulates ``Top(config)``; build it if it is not in the cache.
+def build(config, *, link=None, cache=None, on_build=lambda: None):
+    """Return the path of the shared library that simulates an engine; build it if it is not in the cache.
 
     Parameters
     ----------
     config : EngineConfig
+    link : str, optional
+        Of the :class:`~celosia.rtl.linked.LinkedEngine` to simulate; where not given, it is ``Top(config)``.
     cache : path-like, optional
         See :func:`celosia.sim.cache.cache_folder`.
     on_build : callable
@@ -50,16 +57,17 @@ def build(config, *, cache=None, on_build=lambda: None):
         If Verilator or the C++ compiler fails or is missing.
     """
     announce = functools.cache(on_build)
-    text = _verilog(config, cache, announce)
-    harness = resources.files("celosia.sim.verilator").joinpath("harness.cpp").read_text()
+    text = _verilog(config, link, cache, announce)
+    harness = resources.files("celosia.sim.verilator").joinpath("board.cpp" if link else "harness.cpp").read_text()
+    layout = link_header(link) if link else layout_header()
     flags = repr((_VERILATOR_FLAGS, _COMPILER_FLAGS, _LINKER_FLAGS, _MAKE_FLAGS))
-    key = digest(text, harness, layout_header(), flags, importlib.metadata.version("verilator"))
+    key = digest(text, harness, layout, flags, importlib.metadata.version("verilator"))
 
     def make(folder):
         announce()
         (folder / "celosia.v").write_text(text)
         (folder / "harness.cpp").write_text(harness)
-        (folder / "layout.h").write_text(layout_header())
+        (folder / "layout.h").write_text(layout)
         _verilate(folder)
         finished = folder / "finished"
         finished.mkdir()
@@ -69,17 +77,19 @@ def build(config, *, cache=None, on_build=lambda: None):
     return cached(f"verilator-{config.rows}x{config.cols}-{key}", make, folder=cache) / _LIBRARY
 
 
-def _verilog(config, cache, announce):
-    """Return the Verilog of ``Top(config)``, from the cache if the sources of the hardware are the same: elaboration takes seconds."""
+def _verilog(config, link, cache, announce):
+    """Return the engine's Verilog, from the cache if the sources of the hardware are the same: elaboration takes seconds."""
 
     def make(folder):
         announce()
         finished = folder / "finished"
         finished.mkdir()
-        (finished / "celosia.v").write_text(verilog(Top(config), form="flat"))
+        component = LinkedEngine(config, link=link, divisor=DIVISOR) if link else Top(config)
+        (finished / "celosia.v").write_text(verilog(component, form="flat"))
         return finished
 
-    place = cached(f"verilog-{config.rows}x{config.cols}-{config.digest:08x}-{_HARDWARE}", make, folder=cache)
+    kind = f"verilog-{link}" if link else "verilog"
+    place = cached(f"{kind}-{config.rows}x{config.cols}-{config.digest:08x}-{_HARDWARE}", make, folder=cache)
     return (place / "celosia.v").read_text()
 
 
@@ -88,6 +98,11 @@ def layout_header():
     lines = ["#pragma once", f"constexpr int TRACE_UNITS = {len(TIMELINE['busy'])};"]
     lines += [f"constexpr int TRACE_{name.upper()}[] = {{{', '.join(map(str, places))}}};" for name, places in TIMELINE.items()]
     return "\n".join(lines) + "\n"
+
+
+def link_header(link):
+    """Return the C++ header that says what a simulated board's link is."""
+    return f"#pragma once\n#define LINK_{link.upper()}\nconstexpr int DIVISOR = {DIVISOR};\nconstexpr int FLAG = {FLAG};\n"
 
 
 def _verilate(folder):

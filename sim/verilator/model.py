@@ -6,7 +6,7 @@ import numpy as np
 
 from celosia.sim.events import EVENT
 
-__all__ = ["Model"]
+__all__ = ["BoardModel", "Model"]
 
 
 class Model:
@@ -75,3 +75,49 @@ class Model:
         events = np.zeros(self._events(self._handle, np.zeros(0, EVENT), 0), EVENT)
         self._events(self._handle, events, len(events))
         return events
+
+
+class BoardModel:
+    """A compiled board: an engine behind a link, as bytes.
+
+    Parameters
+    ----------
+    library : path-like
+        Of :func:`celosia.sim.verilator.build.build` with a link.
+    """
+
+    def __init__(self, library):
+        loaded = ctypes.CDLL(str(library))
+        handle, text = ctypes.c_void_p, ctypes.c_char_p
+        for name, result, *arguments in (
+            ("create", handle),
+            ("destroy", None, handle),
+            ("exchange", ctypes.c_size_t, handle, text, ctypes.c_size_t),
+            ("receive", None, handle, text),
+            ("run", None, handle, ctypes.c_uint64),
+            ("cycles", ctypes.c_uint64, handle),
+        ):
+            function = getattr(loaded, f"celosia_{name}")
+            function.restype, function.argtypes = result, arguments
+            setattr(self, f"_{name}", function)
+        self._handle = self._create()
+
+    def __del__(self):
+        if getattr(self, "_handle", None):
+            self._destroy(self._handle)
+            self._handle = None
+
+    def exchange(self, data):
+        """Send bytes to the board, clock it until it has answered, and return what it sent."""
+        received = ctypes.create_string_buffer(self._exchange(self._handle, data, len(data)) + 1)
+        self._receive(self._handle, received)
+        return received.raw[:-1]
+
+    def run(self, cycles):
+        """Clock the board with nothing on the line."""
+        self._run(self._handle, cycles)
+
+    @property
+    def cycles(self):
+        """Cycles clocked since the board was made."""
+        return self._cycles(self._handle)

@@ -9,6 +9,7 @@ from celosia.tools.commands.console import output
 from celosia.tools.commands.run import execute, print_comparison, write_files
 from celosia.tools.demo import IMAGES, LABELS, MODEL
 from celosia.tools.errors import BadConfig
+from celosia.tools.places import is_place
 from celosia.tools.report import table
 from celosia.tools.session import InferenceSession
 
@@ -23,7 +24,7 @@ def run(options):
     images, labels = np.load(IMAGES)["image"][: options.limit], np.load(LABELS)[: options.limit]
     console.print(f"{MODEL.name}: {len(images)} handwritten digits that the network was not trained on")
     session = InferenceSession(MODEL, options.engine, options.on)
-    if options.on != "golden" and not options.timeline:
+    if options.on != "golden" and not is_place(options.on) and not options.timeline:
         options.timeline = str(Path("celosia-demo.svg"))
     outputs = execute(session, {"image": images})
     found = check_outputs(session, MODEL, {"image": images}, outputs)

@@ -10,6 +10,7 @@ from celosia.tools.commands.console import output, progress, status
 from celosia.tools.compiler.importer import refuse_float
 from celosia.tools.errors import BadConfig, BadProgram, HostNodes
 from celosia.tools.files import naming, read_inputs, replacing, write_json
+from celosia.tools.places import is_place
 from celosia.tools.program import is_program_file
 from celosia.tools.report import table
 from celosia.tools.session import InferenceSession, check_feed
@@ -62,7 +63,7 @@ def refuse_host_nodes(model):
 def execute(session, feed):
     """Run with a progress bar; return the outputs."""
     _, count = check_feed(session.model, feed)
-    with status("preparing the simulator") as say:
+    with status(f"connecting to {session.on}" if is_place(session.on) else "preparing the simulator") as say:
         session.prepare(
             on_build=lambda: say(f"building the simulator of {session.config.name}, once for this engine (a minute)")
         )
