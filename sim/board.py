@@ -145,10 +145,16 @@ def running(config, **options):
 
 def main(arguments=None):
     """Serve until interrupted; return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m celosia.sim.board", description=__doc__.split("\n\n")[0].replace("``", "`"))
-    parser.add_argument("--engine", metavar="PRESET|FILE.json", default="test", help="the engine's configuration (default test)")
+    parser = argparse.ArgumentParser(
+        prog="python -m celosia.sim.board", description=__doc__.split("\n\n")[0].replace("``", "`")
+    )
+    parser.add_argument(
+        "--engine", metavar="PRESET|FILE.json", default="test", help="the engine's configuration (default test)"
+    )
     parser.add_argument("--link", choices=LINKS, default="bytes", help="what the bytes go through (default bytes: fast)")
-    parser.add_argument("--path", metavar="LINK", type=Path, help="also make this symbolic link to the pseudo-terminal, and keep it right")
+    parser.add_argument(
+        "--path", metavar="LINK", type=Path, help="also make this symbolic link to the pseudo-terminal, and keep it right"
+    )
     for name, what in (("drop", "is lost"), ("flip", "has one bit flipped"), ("insert", "has a byte of noise before it")):
         parser.add_argument(f"--{name}", metavar="P", type=float, default=0.0, help=f"probability that a byte {what}")
     parser.add_argument("--disconnect", metavar="N", type=int, help="break the connection, once, after N bytes from the host")
@@ -166,7 +172,9 @@ def main(arguments=None):
     def building():
         print("building the simulator, once for this engine and link (a minute)", file=sys.stderr, flush=True)
 
-    line = BadLine(drop=options.drop, flip=options.flip, insert=options.insert, disconnect=options.disconnect, seed=options.seed)
+    line = BadLine(
+        drop=options.drop, flip=options.flip, insert=options.insert, disconnect=options.disconnect, seed=options.seed
+    )
     try:
         board = Board(EngineConfig.load(options.engine), link=options.link, line=line, on_build=building)
         announce(board.path)

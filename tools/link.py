@@ -193,11 +193,11 @@ class LinkTransport(Transport):
             self.repeated += 1
         job.tries += 1
         if job.tries > REQUEST_TRIES:
-            raise LinkError(self.wire.name, f"the line is too bad: a request was sent {REQUEST_TRIES} times, and others got through")
+            raise LinkError(
+                self.wire.name, f"the line is too bad: a request was sent {REQUEST_TRIES} times, and others got through"
+            )
         sequence = control & ~WRITE
-        body = (
-            write_request(sequence, job.address, job.words) if job.write else read_request(sequence, job.address, job.count)
-        )
+        body = write_request(sequence, job.address, job.words) if job.write else read_request(sequence, job.address, job.count)
         self._guard(self.wire.send, frame(body))
 
     def _next_sequence(self):
@@ -211,7 +211,9 @@ class LinkTransport(Transport):
 
     def _check_patience(self, silent):
         if self._replies and silent >= TRIES:
-            raise LinkError(self.wire.name, f"the engine no longer answers: {TRIES} times a request was sent and no reply came back")
+            raise LinkError(
+                self.wire.name, f"the engine no longer answers: {TRIES} times a request was sent and no reply came back"
+            )
         if not self._replies and silent >= GREETINGS:
             if self._noise:
                 problem = "what comes back is no reply of an engine; is this its port"
@@ -263,7 +265,8 @@ def _check_engine(transport, config):
         raise LinkError(name, f"something answers, but it is no Celosia engine: its register ID holds {found['ID']:#010x}")
     if found["VERSION"] != wanted["VERSION"]:
         raise LinkError(
-            name, f"the engine has instruction set version {found['VERSION']}, not {wanted['VERSION']}: build and load its bitstream again"
+            name,
+            f"the engine has instruction set version {found['VERSION']}, not {wanted['VERSION']}: build and load its bitstream again",
         )
     if found["DIGEST"] != wanted["DIGEST"]:
         known = [preset for preset, other in PRESETS.items() if other.digest == found["DIGEST"]]

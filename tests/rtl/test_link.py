@@ -31,7 +31,10 @@ def test_frames_are_found_in_pieces_and_between_flags():
 def test_broken_frames_are_counted_and_cost_no_other():
     good = frame(b"good")
     deframer = Deframer()
-    assert deframer.feed(good[:3] + good + good[:4] + b"x" + good[5:] + b"\x7e\x7d\x7e" + b"\x7e\x01\x7e" + good) == [b"good", b"good"]
+    assert deframer.feed(good[:3] + good + good[:4] + b"x" + good[5:] + b"\x7e\x7d\x7e" + b"\x7e\x01\x7e" + good) == [
+        b"good",
+        b"good",
+    ]
     assert deframer.broken == 4
     assert deframer.feed(b"noise" * 100 + good + good) == [b"good", b"good"]
 

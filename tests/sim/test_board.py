@@ -22,7 +22,9 @@ from celosia.tools.driver import Driver, create_transport
 from celosia.tools.errors import EngineError
 
 CONFIG = PRESETS["test"]
-SMALL = dataclasses.replace(CONFIG, name="small", act_depth=512, weight_tiles=64, param_depth=32, program_depth=128, acc_depth=16)
+SMALL = dataclasses.replace(
+    CONFIG, name="small", act_depth=512, weight_tiles=64, param_depth=32, program_depth=128, acc_depth=16
+)
 BAD = BadLine(drop=0.0005, flip=0.0005, insert=0.0005, seed=4)
 
 
@@ -122,7 +124,10 @@ def test_memories_are_refused_while_a_program_runs_and_it_ends_unharmed():
 def test_another_engine_than_asked_for_is_named(capsys):
     with running(CONFIG) as board:
         assert main(["demo", "--engine", "mac64", "--on", f"uart:{board.path}"]) == 1
-        assert capsys.readouterr().err == f"celosia: uart:{board.path}: the board has engine 'test', not 'mac64': give --engine test\n"
+        assert (
+            capsys.readouterr().err
+            == f"celosia: uart:{board.path}: the board has engine 'test', not 'mac64': give --engine test\n"
+        )
 
 
 @pytest.mark.parametrize("link", ["uart", pytest.param("spi", marks=pytest.mark.slow)])
@@ -150,7 +155,9 @@ def test_the_command_keeps_a_link_to_its_pseudo_terminal():
     assert not os.path.lexists("board")
 
 
-@pytest.mark.parametrize("option, sentence", [("--engine=paper", "engine must be one of"), ("--link=paper", "invalid choice: 'paper'")])
+@pytest.mark.parametrize(
+    "option, sentence", [("--engine=paper", "engine must be one of"), ("--link=paper", "invalid choice: 'paper'")]
+)
 def test_the_command_explains_wrong_options(option, sentence):
     result = subprocess.run([sys.executable, "-m", "celosia.sim.board", option], capture_output=True, text=True)
     assert result.returncode and sentence in result.stderr and "Traceback" not in result.stderr

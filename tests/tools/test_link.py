@@ -133,7 +133,9 @@ def test_nobody_noise_and_silence_after_a_while_are_told_apart():
         transport(wire)
     assert not wire.open
     wire.receive = lambda timeout: b"OK\r\n"
-    with pytest.raises(LinkError, match="uart:model: what comes back is no reply of an engine; is this its port, and is all well"):
+    with pytest.raises(
+        LinkError, match="uart:model: what comes back is no reply of an engine; is this its port, and is all well"
+    ):
         transport(wire)
     wire = ModelWire(lambda kind, number: number > 5)
     engine = transport(wire)
