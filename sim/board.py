@@ -10,7 +10,6 @@ import random
 import select
 import sys
 import threading
-import time
 import tty
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +25,7 @@ __all__ = ["BadLine", "Board", "main", "running"]
 CHUNK = 4096
 """Bytes read at once, and sent to the board before its answers are passed on."""
 CYCLES = 4000
-"""Clock cycles between two looks at the pseudo-terminal."""
-AWAKE = 2.0
-"""Seconds after the last byte for which the board is clocked; then its time stands still until the next one."""
+"""Clock cycles of a running program between two looks at the pseudo-terminal. Without a program and without bytes time stands still."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +88,15 @@ class Board:
     def serve(self, stop=lambda: False, changed=lambda path: None):
         """Answer the host until ``stop()``; ``changed`` is called with the new path after a disconnect."""
         outgoing = b""
-        last = 0.0
         while not stop():
-            awake = time.monotonic() - last < AWAKE
-            readable, writable, _ = select.select([self._master], [self._master] if outgoing else [], [], 0 if awake else 0.1)
+            idle = not self.model.run(CYCLES)
+            readable, writable, _ = select.select(
+                [] if outgoing else [self._master], [self._master] if outgoing else [], [], 0.1 if idle else 0
+            )
             if writable:
                 outgoing = outgoing[os.write(self._master, outgoing) :]
-            if not readable or outgoing:
-                if awake:
-                    self.model.run(CYCLES)
+            if not readable:
                 continue
-            last = time.monotonic()
             incoming = os.read(self._master, CHUNK)
             if self._left is not None:
                 self._left -= len(incoming)

@@ -49,6 +49,8 @@ public:
     // Clock until all bytes are taken and answered.
     void exchange(const uint8_t* bytes, size_t count);
 
+    bool running() const { return model_->running; }
+
     std::vector<uint8_t> received_;
     uint64_t cycles_ = 0;
 
@@ -163,9 +165,11 @@ void celosia_receive(Board* board, uint8_t* bytes) {
     board->received_.clear();
 }
 
-// Clock without any byte on the line.
-void celosia_run(Board* board, uint64_t cycles) {
-    for (uint64_t n = 0; n < cycles; ++n) board->tick();
+// Clock without any byte on the line while a program runs, at most `limit` cycles; returns the cycles clocked.
+uint64_t celosia_run(Board* board, uint64_t limit) {
+    uint64_t cycle = 0;
+    for (; cycle < limit && board->running(); ++cycle) board->tick();
+    return cycle;
 }
 
 uint64_t celosia_cycles(const Board* board) { return board->cycles_; }

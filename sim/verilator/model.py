@@ -94,7 +94,7 @@ class BoardModel:
             ("destroy", None, handle),
             ("exchange", ctypes.c_size_t, handle, text, ctypes.c_size_t),
             ("receive", None, handle, text),
-            ("run", None, handle, ctypes.c_uint64),
+            ("run", ctypes.c_uint64, handle, ctypes.c_uint64),
             ("cycles", ctypes.c_uint64, handle),
         ):
             function = getattr(loaded, f"celosia_{name}")
@@ -113,9 +113,9 @@ class BoardModel:
         self._receive(self._handle, received)
         return received.raw[:-1]
 
-    def run(self, cycles):
-        """Clock the board with nothing on the line."""
-        self._run(self._handle, cycles)
+    def run(self, limit):
+        """Clock with nothing on the line while a program runs, at most ``limit`` cycles; return the cycles clocked."""
+        return self._run(self._handle, limit)
 
     @property
     def cycles(self):
