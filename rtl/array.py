@@ -25,20 +25,20 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from celosia.rtl import multiplier
-from celosia.rtl.multiplier import Multiplier
+from celosia.rtl.dual import DualRows
+from celosia.rtl.multiplier import FORMS
+from celosia.rtl.pairs import PairRows
+from celosia.rtl.rows import ProductRows, sum_width
 
 __all__ = ["Array", "array_latency", "sum_width"]
 
 
-def sum_width(rows):
-    """Return the width of the exact sum of ``rows`` products of two int8."""
-    return 16 + ceil_log2(rows)
+_BUILDERS = {"ecp5_pairs": PairRows, "ice40": DualRows}
 
 
-def array_latency(rows):
+def array_latency(rows, form="portable"):
     """Return the cycles from a word at the array's input to its sums at the output."""
-    return multiplier.LATENCY + rows
+    return _BUILDERS.get(form, ProductRows).LATENCY + rows
 
 
 class Array(wiring.Component):
@@ -51,9 +51,20 @@ class Array(wiring.Component):
     weight_rows : int
         Weight rows that arrive per cycle; row ``r`` comes through bank ``r // (rows / weight_rows)``.
     multiplier : str
-        Form of the multipliers, see :class:`Multiplier`.
+        One of :data:`celosia.rtl.multiplier.FORMS`; the sums are the same in all of them.
+
+        ============== ============================================================================================
+        ``portable``   plain arithmetic
+        ``ecp5``       a ``MULT18X18D`` for each product
+        ``ecp5_pairs`` a ``MULT18X18D`` for two products, see :mod:`celosia.rtl.pairs`; no depthwise mode
+        ``ecp5_mixed`` as ``ecp5`` in the first columns, multipliers of LUTs in the others, see :mod:`celosia.rtl.carry`
+        ``ice40``      an ``SB_MAC16`` for two products and their sums, see :mod:`celosia.rtl.dual`
+        ``gowin``      a ``MULT9X9`` for each product
+        ============== ============================================================================================
     image_rows : int
         Image rows of the depthwise mode, of ``rows // image_rows`` taps each; 0 if there is none.
+    dsps : int, optional
+        With ``ecp5_mixed``, how many multipliers may be DSPs: ``dsps // rows`` columns are. Half of the columns if not given.
 
     Members
     -------
@@ -74,14 +85,23 @@ class Array(wiring.Component):
         ``cols`` sums of the word :func:`array_latency` cycles ago.
     """
 
-    def __init__(self, *, rows, cols, weight_rows, multiplier, image_rows=0):
+    def __init__(self, *, rows, cols, weight_rows, multiplier, image_rows=0, dsps=None):
         if rows % weight_rows:
             raise ValueError(f"weight_rows must divide rows ({rows}), not {weight_rows}")
+        if multiplier not in FORMS:
+            raise ValueError(f"multiplier must be one of {', '.join(FORMS)}, not {multiplier!r}")
+        if multiplier in _BUILDERS and cols % 2:
+            raise ValueError(f"cols must be even for {multiplier}, not {cols}")
+        if image_rows and multiplier == "ecp5_pairs":
+            raise ValueError("image_rows must be 0 with ecp5_pairs, where two columns share an activation")
+        if dsps is not None and multiplier != "ecp5_mixed":
+            raise ValueError("dsps is for ecp5_mixed only")
         self.rows = rows
         self.cols = cols
         self.weight_rows = weight_rows
         self.multiplier = multiplier
         self.image_rows = image_rows
+        self.dsps = rows * cols // 2 if dsps is None else dsps
         word = data.ArrayLayout(signed(8), rows)
         super().__init__({
             "word": In(word),
@@ -103,18 +123,26 @@ class Array(wiring.Component):
         load, skewed, depthwise = self.load, self.word, self.depthwise
         taps = self.rows // self.image_rows if self.image_rows else 0
         columns = self._columns(m, taps)
+        builder = self._builder()
+        banks = [builder.prepare(m, weights, f"bank{bank}") for bank, weights in enumerate(self.weights)]
         sums = None
         for row in range(self.rows):
-            weights = self.weights[row // (self.rows // self.weight_rows)]
+            weights = banks[row // (self.rows // self.weight_rows)]
             operands = self._operands(m, row, skewed[0], depthwise, columns[row // taps] if row < len(columns) * taps else None)
-            sums = self._row(m, row, load, weights, operands, sums)
+            sums = builder.row(m, row, load, weights, operands, sums)
             load, depthwise = self._next(m, load, f"load{row}"), self._next(m, depthwise, f"depthwise{row}")
             # The skew triangle: each row takes the first byte and passes the others on, one cycle later.
             rest = Signal(data.ArrayLayout(signed(8), self.rows - row - 1), name=f"skew{row}", reset_less=True)
             m.d.sync += Value.cast(rest).eq(Value.cast(skewed)[8:])
             skewed = rest
-        m.d.comb += Value.cast(self.sums).eq(Value.cast(sums))
+        m.d.comb += [mine.eq(value) for mine, value in zip(self.sums, builder.sums(m, sums))]
         return m
+
+    def _builder(self):
+        if self.multiplier in _BUILDERS:
+            return _BUILDERS[self.multiplier](cols=self.cols)
+        soft = self.cols - min(self.dsps // self.rows, self.cols) if self.multiplier == "ecp5_mixed" else 0
+        return ProductRows(cols=self.cols, form=self.multiplier, soft=soft)
 
     def _next(self, m, flag, name):
         register = Signal(name=name)
@@ -139,16 +167,3 @@ class Array(wiring.Component):
         operands = Signal(8 * self.cols, name=f"operands{row}")
         m.d.comb += operands.eq(Mux(depthwise, columns, byte.replicate(self.cols)))
         return operands
-
-    def _row(self, m, row, load, weights, operands, above):
-        """Build one row; return its partial sums."""
-        active = Signal(data.ArrayLayout(signed(8), self.cols), name=f"active{row}", reset_less=True)
-        sums = Signal(data.ArrayLayout(signed(sum_width(row + 1)), self.cols), name=f"psum{row}", reset_less=True)
-        with m.If(load):
-            m.d.sync += active.eq(weights)
-        for col in range(self.cols):
-            product = Multiplier(width_a=8, width_b=8, form=self.multiplier)
-            m.submodules[f"multiplier_{row}_{col}"] = product
-            m.d.comb += [product.a.eq(operands.word_select(col, 8)), product.b.eq(active[col])]
-            m.d.sync += sums[col].eq(product.p + above[col] if row else product.p)
-        return sums

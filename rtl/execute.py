@@ -15,10 +15,11 @@ from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.accumulator import DISTANCE, SUMS_DELAY, Accumulator
 from celosia.rtl.address import PassGenerator, PixelGenerator
-from celosia.rtl.array import Array, array_latency, sum_width
+from celosia.rtl.array import Array, array_latency
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import ACT_READ_LATENCY, AccReadSignature, ActReadSignature, UnitSignature, WeightReadSignature
 from celosia.rtl.isa import ErrorCode, Signals
+from celosia.rtl.rows import sum_width
 from celosia.rtl.weights import LOAD_LATENCY, RowLoader
 
 __all__ = ["ISSUE_TO_WORD", "Execute", "execute_latency"]
@@ -30,9 +31,9 @@ ISSUE_TO_WORD = 2 + ACT_READ_LATENCY
 assert LOAD_LATENCY + 1 == ISSUE_TO_WORD
 
 
-def execute_latency(rows):
+def execute_latency(rows, multiplier="portable"):
     """Return the cycles from the issue of the last pixel to ``done``."""
-    return ISSUE_TO_WORD + array_latency(rows) - SUMS_DELAY + DISTANCE - 1
+    return ISSUE_TO_WORD + array_latency(rows, multiplier) - SUMS_DELAY + DISTANCE - 1
 
 
 class _Tag(data.Struct):
@@ -59,7 +60,7 @@ class Execute(wiring.Component):
     ----------
     config : EngineConfig
     multiplier : str
-        Form of the multipliers, see :class:`~celosia.rtl.multiplier.Multiplier`.
+        Form of the array, see :class:`~celosia.rtl.array.Array`.
 
     Members
     -------
@@ -176,7 +177,7 @@ class Execute(wiring.Component):
         tag = Signal(_Tag)
         names = ("entry", "bank", "overwrite", "max", "last", "signal", "index")
         m.d.comb += [getattr(tag, name).eq(getattr(pixel, name)) for name in names]
-        cycles = ISSUE_TO_WORD + array_latency(self.config.rows) - SUMS_DELAY
+        cycles = ISSUE_TO_WORD + array_latency(self.config.rows, self.multiplier) - SUMS_DELAY
         tag = _delay(m, tag, cycles, "tag")
         valid, counts = (
             _delay(m, flag, cycles, name, reset=True) for name, flag in (("valid", issue), ("counts", issue & pixel.counts))
@@ -195,7 +196,7 @@ class Execute(wiring.Component):
     def _report(self, m, issue, passes, pixels, loader, accumulator, youngest):
         """Drive ``idle``, ``error`` and ``trace``; return whether the unit has stopped."""
         unit, pixel = self.unit, pixels.o.payload
-        unfinished = Signal(range(execute_latency(self.config.rows) + 8))
+        unfinished = Signal(range(execute_latency(self.config.rows, self.multiplier) + 8))
         m.d.sync += unfinished.eq(unfinished + (unit.i.valid & unit.i.ready) - unit.done.valid)
         m.d.comb += [
             unit.idle.eq(unfinished == 0),

@@ -40,7 +40,7 @@ class Top(wiring.Component):
     ----------
     config : EngineConfig
     multiplier : str
-        Form of all multipliers, see :class:`celosia.rtl.multiplier.Multiplier`.
+        Form of the array and of all multipliers, one of :data:`celosia.rtl.multiplier.FORMS`; no part of the configuration, for results are equal.
 
     Members
     -------

@@ -50,7 +50,7 @@ def test_ecp5_form_is_one_primitive_with_one_control_set():
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 @pytest.mark.parametrize("wrong, text", [
     ({"width_a": 19}, "width_a must be between 1 and 18, not 19"),
-    ({"form": "xilinx"}, "form must be one of portable, ecp5, not 'xilinx'"),
+    ({"form": "xilinx"}, "form must be one of portable, ecp5, .*, not 'xilinx'"),
 ])  # fmt: skip
 def test_bad_parameters_are_refused(wrong, text):
     with pytest.raises(ValueError, match=text):

@@ -114,7 +114,7 @@ def test_mantissa_that_is_not_normalised_counts_as_zero():
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 @pytest.mark.parametrize("wrong, text", [
     ({"lanes": 0}, "lanes must be at least 1, not 0"),
-    ({"multiplier_form": "booth"}, "multiplier_form must be one of portable, ecp5, not 'booth'"),
+    ({"multiplier_form": "booth"}, "multiplier_form must be one of portable, ecp5, .*, not 'booth'"),
 ])  # fmt: skip
 def test_bad_parameters_are_refused(wrong, text):
     with pytest.raises(ValueError, match=text):

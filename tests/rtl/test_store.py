@@ -227,7 +227,7 @@ def test_last_place_in_range_is_accepted(fields):
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_bad_parameters_are_refused():
-    with pytest.raises(ValueError, match="multiplier must be one of portable, ecp5, not 'booth'"):
+    with pytest.raises(ValueError, match=r"multiplier must be one of portable, ecp5, .*, not 'booth'"):
         Store(CONFIGS["store4x4l1"], multiplier="booth")
     with pytest.raises(TypeError, match="config must be an EngineConfig, not 'mac64'"):
         Store("mac64")

