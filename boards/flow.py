@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 
 from celosia.boards.board import YOSYS
+from celosia.boards.carries import drop_unused_carries
 from celosia.boards.toolchain import ToolFailed, run
 from celosia.boards.top import BoardTop
 
@@ -72,6 +73,9 @@ def synthesise(folder, commands, *, watch=lambda line: None):
     ]
     (folder / "top.ys").write_text("\n".join(script) + "\n")
     run(YOSYS, ["-q", "-l", "yosys.log", "-s", "top.ys"], folder / "yosys.log", watch=watch, writes_log=True)
+    netlist = json.loads((folder / "top.json").read_text())
+    if drop_unused_carries(netlist):
+        (folder / "top.json").write_text(json.dumps(netlist))
     return json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
 
 
