@@ -62,6 +62,11 @@ class EngineConfig:
     depthwise_rows : int
         Image rows that a depthwise convolution reads per cycle; ``rows / depthwise_rows`` kernel columns of each take one pass. At most 3 and
         at most ``act_banks``; 0 leaves the depthwise mode out.
+    counters : int
+        1: the units' busy, wait and stall cycles are counted. 0 leaves these counters out: their registers read as zero.
+    debug : int
+        1: the host sees the queues and tokens, and can read program, weights, parameters and tables back. 0 leaves that out: the registers
+        read as zero, and such a read answers ``err``.
 
     Raises
     ------
@@ -85,6 +90,8 @@ class EngineConfig:
     unfold_streams: int
     combine: int = 1
     depthwise_rows: int = 0
+    counters: int = 1
+    debug: int = 1
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -111,6 +118,8 @@ class EngineConfig:
             ("queue_depth", 2, 16),
             ("unfold_streams", 1, self.rows),
             ("combine", 0, 1),
+            ("counters", 0, 1),
+            ("debug", 0, 1),
         ):
             if not low <= getattr(self, knob) <= high:
                 raise BadConfig(f"{knob} must be between {low} and {high}, not {getattr(self, knob)}")

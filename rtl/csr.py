@@ -6,16 +6,18 @@ bank keeps what the host writes, *RW1C* the engine sets bits and the host clears
 """
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from types import MappingProxyType
 
 from amaranth.hdl import *
-from amaranth.lib import data, enum, wiring
+from amaranth.lib import data, enum, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.isa import INSTRUCTION_BITS, ISA_VERSION, TOKEN_BITS, Unit
 
-__all__ = ["ADDRESS_BITS", "ID", "REGISTERS", "WINDOWS", "WINDOW_BITS", "Access", "CsrBank", "CsrBusSignature", "CsrField",
-           "MemoryShape", "Register", "Window", "identity", "memory_shapes"]  # fmt: skip
+__all__ = ["ADDRESS_BITS", "CSR_READ_LATENCY", "DEBUG", "ID", "REGISTERS", "WINDOWS", "WINDOW_BITS", "Access", "CsrBank", "CsrBusSignature",
+           "CsrField", "KeptSignature", "MemoryShape", "Register", "Window", "identity", "memory_shapes"]  # fmt: skip
 
 ID = int.from_bytes(b"CELO", "little")
 """Value of the ID register."""
@@ -25,6 +27,9 @@ ADDRESS_BITS = 23
 
 WINDOW_BITS = 20
 """log2 of a window's bytes."""
+
+CSR_READ_LATENCY = 31
+"""Cycles from a register's read to its value. Two rounds of the performance counters: of an idle engine they are exact."""
 
 
 class Access(enum.Enum):
@@ -168,6 +173,9 @@ REGISTERS = MappingProxyType({
 })  # fmt: skip
 """Registers by name, in the order of their offsets."""
 
+DEBUG = tuple(f"{unit.name}_{what}" for unit in _UNITS for what in ("QUEUE", "TOKENS"))
+"""Names of the registers that an engine with ``debug`` = 0 does not have."""
+
 
 def identity(config):
     """Return the values of the constant registers of an engine, by register name; what a driver compares."""
@@ -204,8 +212,8 @@ def memory_shapes(config):
 class CsrBusSignature(wiring.Signature):
     """Access to a register bank, from the master's side.
 
-    ``we`` writes the bytes of ``sel`` of register number ``addr``; ``re`` reads it, ``r_data`` follows one cycle later and stays until
-    the next ``re``. ``mapped`` says in the same cycle whether there is a register at ``addr``.
+    ``we`` writes register number ``addr``; ``re`` stays high with ``addr``: from :data:`CSR_READ_LATENCY` cycles later on ``r_data`` is the register,
+    and in the cycle after ``re`` was low it is zero. ``mapped`` says in the same cycle whether there is a register at ``addr``.
     """
 
     def __init__(self, *, addr_width):
@@ -213,10 +221,28 @@ class CsrBusSignature(wiring.Signature):
             "addr": Out(addr_width),
             "we": Out(1),
             "re": Out(1),
-            "sel": Out(4),
             "w_data": Out(32),
             "r_data": In(32),
             "mapped": In(1),
+        })
+
+
+class KeptSignature(wiring.Signature):
+    """Access to the words of the registers that a bank keeps in memory, from the side of what changes them.
+
+    With ``use``, ``data`` is the word of register number ``addr`` two cycles later, or zero if ``clear`` is high one cycle later; the host reads
+    while ``use`` is low, at least once in half of :data:`CSR_READ_LATENCY`. ``w_en`` writes ``w_data`` as register number ``w_addr``.
+    """
+
+    def __init__(self, *, addr_width):
+        super().__init__({
+            "use": Out(1),
+            "clear": Out(1),
+            "addr": Out(addr_width),
+            "data": In(32),
+            "w_en": Out(1),
+            "w_addr": Out(addr_width),
+            "w_data": Out(32),
         })
 
 
@@ -227,29 +253,32 @@ class CsrBank(wiring.Component):
     ----------
     registers : iterable of :class:`Register`
         At most one per offset; all of :data:`REGISTERS` if not given.
-    constants : mapping of str to int
-        Values of R registers that never change; these have no port.
+    kept : mapping of str to int
+        R registers without a port, by name: the bank keeps them in a block RAM, with these values at first.
 
     Members
     -------
     bus : ``In(CsrBusSignature)``
         The host's side.
+    kept : ``In(KeptSignature)``
+        What changes the values in memory; may be left open.
     (register name in lower case) : ``In`` for R, ``Out`` for the others, of the register's layout
         R: sampled when read. W: what the host writes, during one cycle, zero otherwise. RW, RW1C: the present value.
     (register name)_set : ``In``, RW1C only
         Bits to set; setting wins over clearing in the same cycle.
     """
 
-    def __init__(self, *, registers=None, constants=None):
+    def __init__(self, *, registers=None, kept=None):
         self.registers = tuple(REGISTERS.values() if registers is None else registers)
-        self.constants = dict(constants or {})
+        self.initial = dict(kept or {})
         offsets = [register.offset for register in self.registers]
         if len(set(offsets)) != len(offsets) or any(offset % 4 for offset in offsets):
             raise ValueError(f"offsets must be different multiples of four, not {offsets}")
-        members = {"bus": In(CsrBusSignature(addr_width=(max(offsets) // 4).bit_length()))}
+        bits = (max(offsets) // 4).bit_length()
+        members = {"bus": In(CsrBusSignature(addr_width=bits)), "kept": In(KeptSignature(addr_width=bits))}
         for register in self.registers:
             name = register.name.lower()
-            if register.name not in self.constants:
+            if register.name not in self.initial:
                 members[name] = (In if register.access is Access.R else Out)(register.layout)
             if register.access is Access.RW1C:
                 members[f"{name}_set"] = In(register.layout)
@@ -257,32 +286,50 @@ class CsrBank(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        bus = self.bus
-        select = Cat(bit.replicate(8) for bit in bus.sel)
-        written = bus.w_data & select
+        bus, kept = self.bus, self.kept
+        numbers = {register.name: register.offset // 4 for register in self.registers}
 
-        with m.Switch(bus.addr):
-            for register in self.registers:
-                fields = sum((1 << field.width) - 1 << field.offset for field in register.fields)
-                constant = register.name in self.constants
-                port = Const(self.constants[register.name], 32) if constant else getattr(self, register.name.lower()).as_value()
-                with m.Case(register.offset // 4):
-                    m.d.comb += bus.mapped.eq(1)
-                    if register.access is not Access.W:
-                        with m.If(bus.re):
-                            m.d.sync += bus.r_data.eq(port & fields)
-                    with m.If(bus.we):
-                        if register.access is Access.W:
-                            m.d.comb += port.eq(written & fields)
-                        elif register.access is Access.RW:
-                            m.d.sync += port.eq((port & ~select | written) & fields)
-                        elif register.access is Access.RW1C:
-                            m.d.sync += port.eq(port & ~written)
+        # One read port, for the host and for what changes the values in turn; registered, because block RAM answers late.
+        words = {numbers[name]: value for name, value in self.initial.items()}
+        depth = 1 << len(bus.addr)
+        m.submodules.words = store = memory.Memory(
+            shape=32, depth=depth, init=[words.get(n, 0) for n in range(depth)], attrs={"no_rw_check": 1, "ram_style": "block"}
+        )
+        read, write = store.read_port(), store.write_port()
+        hosts_turn = Signal(2)
+        m.d.comb += [
+            read.addr.eq(Mux(kept.use, kept.addr, bus.addr)),
+            write.addr.eq(kept.w_addr),
+            write.data.eq(kept.w_data),
+            write.en.eq(kept.w_en),
+        ]
+        m.d.sync += [kept.data.eq(read.data), hosts_turn.eq(Cat(~kept.use, hosts_turn))]
+        with m.If(kept.clear):
+            m.d.sync += kept.data.eq(0)
+
+        shown = []  # what the registers with ports contribute to r_data
         for register in self.registers:
+            if register.name in self.initial:
+                continue
+            fields = sum((1 << field.width) - 1 << field.offset for field in register.fields)
+            port = getattr(self, register.name.lower()).as_value()
+            hit = bus.addr == numbers[register.name]
+            if register.access is not Access.W:
+                shown.append(Mux(hit, port & fields, 0))
+            if register.access is Access.W:
+                m.d.comb += port.eq(Mux(hit & bus.we, bus.w_data & fields, 0))
+            if register.access is Access.RW:
+                with m.If(hit & bus.we):
+                    m.d.sync += port.eq(bus.w_data & fields)
             if register.access is Access.RW1C:
-                port, to_set = getattr(self, register.name.lower()).as_value(), getattr(self, f"{register.name.lower()}_set").as_value()
-                # The statement above is conditional, so setting is repeated here for every bit: later statements win.
-                for bit, set_bit in zip(port, to_set):
-                    with m.If(set_bit):
-                        m.d.sync += bit.eq(1)
+                to_set = getattr(self, f"{register.name.lower()}_set").as_value()
+                m.d.sync += port.eq(port & ~Mux(hit & bus.we, bus.w_data, 0) | to_set & fields)
+        with m.Switch(bus.addr):
+            for number in numbers.values():
+                with m.Case(number):
+                    m.d.comb += bus.mapped.eq(1)
+        with m.If(hosts_turn[1]):
+            m.d.sync += bus.r_data.eq(reduce(or_, shown, kept.data))
+        with m.If(~bus.re):
+            m.d.sync += bus.r_data.eq(0)
         return m

@@ -1,22 +1,26 @@
 """The host port: Wishbone in, registers and memories out.
 
-Byte addresses of 23 bits, as in :data:`celosia.rtl.csr.WINDOWS`. A write takes three cycles from strobe to acknowledge, a read eight (the
-memories have registered inputs and outputs). ``err`` answers an access to no window or no register, and any memory access while the engine is
-busy: then the memories belong to the units.
+Byte addresses of 23 bits, as in :data:`celosia.rtl.csr.WINDOWS`, and whole words of 32 bits. From strobe to acknowledge a write takes
+:attr:`Host.WRITE_CYCLES` cycles, a read of a memory :attr:`Host.READ_CYCLES` and of a register :attr:`Host.REGISTER_CYCLES`. ``err`` answers an
+access to no window or no register, a write of less than a word, any memory access while the engine is busy (then the memories belong to
+the units), and a read of a memory that this engine does not show.
 """
+
+from functools import reduce
+from operator import or_
 
 from amaranth.hdl import *
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from celosia.rtl.csr import ADDRESS_BITS, REGISTERS, WINDOW_BITS, WINDOWS, CsrBusSignature
+from celosia.rtl.csr import ADDRESS_BITS, CSR_READ_LATENCY, REGISTERS, WINDOW_BITS, WINDOWS, CsrBusSignature
 from celosia.rtl.interfaces import HostSignature
 
 __all__ = ["Host", "WishboneSignature"]
 
 
 class WishboneSignature(wiring.Signature):
-    """Wishbone B4 classic, 32 bits with byte selects, from the master's side; ``adr`` counts words.
+    """Wishbone B4 classic, 32 bits, from the master's side; ``adr`` counts words, and ``sel`` of a write must be all ones.
 
     The master holds ``cyc``, ``stb`` and the request until the cycle in which ``ack`` or ``err`` is high.
     """
@@ -38,6 +42,11 @@ class WishboneSignature(wiring.Signature):
 class Host(wiring.Component):
     """Wishbone slave in front of the register bank and the memories' host ports.
 
+    Parameters
+    ----------
+    readable : collection of str
+        Memories that can be read; all if not given.
+
     Members
     -------
     bus : ``In(WishboneSignature)``
@@ -51,8 +60,12 @@ class Host(wiring.Component):
     """
 
     MEMORIES = tuple(name for name in WINDOWS if name != "csr")
+    WRITE_CYCLES = 3
+    READ_CYCLES = 4 + HostSignature.READ_LATENCY
+    REGISTER_CYCLES = 4 + CSR_READ_LATENCY
 
-    def __init__(self):
+    def __init__(self, *, readable=None):
+        self.readable = tuple(self.MEMORIES if readable is None else readable)
         registers = max(register.offset for register in REGISTERS.values()) // 4
         super().__init__({
             "bus": In(WishboneSignature(addr_width=ADDRESS_BITS - 2)),
@@ -64,48 +77,52 @@ class Host(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         bus, csr = self.bus, self.csr
+        memories = {name: getattr(self, name) for name in self.MEMORIES}
 
         # The request is registered first, and decoded before it is passed on: the system's address decoder, this one, and the
-        # memories' enables are all slow.
+        # memories' enables are all slow. Data to write wait at the master.
         addr = Signal(WINDOW_BITS - 2)
         window = Signal(ADDRESS_BITS - WINDOW_BITS)
-        sel = Signal(4)
+        whole, we, strobe = Signal(), Signal(), Signal()
+        allowed = Signal(len(WINDOWS))  # by the windows' numbers
         w_data = Signal(32)
-        we = Signal()
-        strobe = Signal()
-        ports = {WINDOWS[name].number: port for name, port in zip(WINDOWS, (csr, *(getattr(self, name) for name in self.MEMORIES)))}
-        allowed = Signal(max(ports) + 1)
         in_bank = csr.mapped & ~addr[len(csr.addr) :].any()
-        for number, port in ports.items():
-            m.d.comb += [port.addr.eq(addr), port.sel.eq(sel), port.w_data.eq(w_data)]
-            m.d.comb += [port.we.eq(strobe & allowed[number] & we), port.re.eq(strobe & allowed[number] & ~we)]
-            m.d.sync += allowed[number].eq((window == number) & (in_bank if port is csr else ~self.busy))
-        with m.Switch(window):
-            for number, port in ports.items():
-                with m.Case(number):
-                    m.d.comb += bus.dat_r.eq(port.r_data)
+        for name, shown in WINDOWS.items():
+            condition = in_bank if name == "csr" else ~self.busy & (we | (name in self.readable))
+            m.d.sync += allowed[shown.number].eq((window == shown.number) & (whole | ~we) & condition)
 
-        waited = Signal(range(HostSignature.READ_LATENCY))
+        reading, finished = Signal(), Signal()
+        csr_allowed = allowed[WINDOWS["csr"].number]
+        m.d.sync += w_data.eq(0)
+        with m.If(strobe & we & (allowed.any() & ~csr_allowed)):
+            m.d.sync += w_data.eq(bus.dat_w)
+        for name, port in memories.items():
+            granted = allowed[WINDOWS[name].number]
+            m.d.comb += [port.addr.eq(addr), port.w_data.eq(w_data), port.we.eq(strobe & we & granted)]
+            m.d.sync += port.re.eq(reading & granted)
+        m.d.comb += [csr.addr.eq(addr), csr.w_data.eq(bus.dat_w), csr.we.eq(strobe & we & csr_allowed)]
+        m.d.sync += csr.re.eq(reading & csr_allowed)
+        answers = [csr.r_data, *(memories[name].r_data for name in self.readable)]
+        m.d.comb += bus.dat_r.eq(reduce(or_, answers))
+
+        waited = Signal(range(CSR_READ_LATENCY + 1))
+        m.d.comb += finished.eq(waited == Mux(csr_allowed, CSR_READ_LATENCY, HostSignature.READ_LATENCY))
         with m.FSM():
             with m.State("idle"):
-                m.d.sync += Cat(addr, window).eq(bus.adr)
-                m.d.sync += [sel.eq(bus.sel), w_data.eq(bus.dat_w), we.eq(bus.we), waited.eq(1)]
+                m.d.sync += [Cat(addr, window).eq(bus.adr), whole.eq(bus.sel.all()), we.eq(bus.we), waited.eq(0)]
                 with m.If(bus.cyc & bus.stb):
                     m.next = "decode"
             with m.State("decode"):
                 m.next = "access"
             with m.State("access"):
-                m.d.comb += strobe.eq(1)
+                m.d.comb += [strobe.eq(1), reading.eq(~we)]
                 m.d.comb += [bus.err.eq(~allowed.any()), bus.ack.eq(allowed.any() & we)]
-                with m.If(allowed.any() & ~we):
-                    m.next = "wait for data"
-                with m.Else():
-                    m.next = "idle"
-            with m.State("wait for data"):
-                m.d.sync += waited.eq(waited + 1)
-                with m.If(waited == HostSignature.READ_LATENCY - 1):
-                    m.next = "answer"
-            with m.State("answer"):
-                m.d.comb += bus.ack.eq(1)
                 m.next = "idle"
+                with m.If(allowed.any() & ~we):
+                    m.next = "read"
+            with m.State("read"):
+                m.d.comb += [bus.ack.eq(finished), reading.eq(~finished)]
+                m.d.sync += waited.eq(waited + 1)
+                with m.If(finished):
+                    m.next = "idle"
         return m

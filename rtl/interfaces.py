@@ -93,7 +93,11 @@ class ActReadSignature(wiring.Signature):
 
 
 def ActWrite(*, rows):
-    """Payload of a write to the activation memory: word address, bytes, and which of them to write."""
+    """Payload of a write to the activation memory: word address, bytes, and which of them to write.
+
+    The ``min(4, cols)`` bytes of an aligned group are written together: their bits of ``mask`` are equal. ``data`` are zero while the unit is
+    held in reset.
+    """
     return data.StructLayout({"addr": 16, "data": data.ArrayLayout(8, rows), "mask": rows})
 
 
@@ -156,19 +160,21 @@ class HostSignature(wiring.Signature):
     """The host's port of one memory, from the host side; used only while the engine is idle.
 
     ``addr`` counts 32-bit words within the memory's window: entry ``e`` of a memory whose entries take ``n`` words is at ``e * n`` …
-    ``e * n + n - 1``, least significant word first; ``n`` is the entry width divided by 32, rounded up to a power of two. ``we`` writes the
-    bytes of ``sel`` in one cycle; ``re`` reads, and ``r_data`` is valid from :attr:`READ_LATENCY` cycles later until the next ``re``.
-    A read sees the writes of two cycles before. Addresses beyond the memory are ignored and read as zero.
+    ``e * n + n - 1``, least significant word first; ``n`` is the entry width divided by 32, rounded up to a power of two.
+
+    ``we`` is high for one cycle; ``w_data``, the word to write, follows in the cycle after it and is zero in all others; ``addr`` stays for
+    both. ``re`` stays high with ``addr``: from :attr:`READ_LATENCY` cycles later on ``r_data`` is the word, and in the cycle after ``re`` was low it
+    is zero, so that the answers of all memories are joined by an OR. A read may begin three cycles after ``we``. Addresses beyond the
+    memory are ignored and read as zero.
     """
 
-    READ_LATENCY = 5
+    READ_LATENCY = 3
 
     def __init__(self):
         super().__init__({
             "addr": Out(20),
             "we": Out(1),
             "re": Out(1),
-            "sel": Out(4),
             "w_data": Out(32),
             "r_data": In(32),
         })

@@ -1,6 +1,6 @@
 """The engine's memories: activations in interleaved banks, weights, channel parameters, program.
 
-Every bank has one synchronous read port and one write port with byte enables, so that it maps to simple dual-port block RAM.
+Every bank has one synchronous read port and one write port with word enables, so that it maps to simple dual-port block RAM.
 The host has no ports of its own: it borrows the engine's while that is idle. What a read returns that meets a write of the same
 entry in the same cycle is undefined (tokens keep readers behind writers, and block RAM needs no bypass); the next read sees the
 new value.
@@ -10,7 +10,7 @@ from functools import reduce
 from operator import or_
 
 from amaranth.hdl import *
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In
 from amaranth.utils import ceil_log2
 
@@ -37,92 +37,83 @@ def _select(index, values):
 
 
 class _HostView:
-    """The host's window on entries of ``size`` bytes: address decoder, byte enables, and the way back of read data.
-
-    The decoded request is registered: the way from the host to block RAM that lies all over the chip is long.
+    """The host's window on entries of ``size`` bytes: address decoder, word enables, and the way back of read data.
 
     Members
     -------
-    entry, mask, value
-        The entry addressed; the bytes of it to write in this cycle; the entry's bytes, all words of it the same.
-    write, read
-        The host writes, reads in this cycle.
+    entry, word
+        The entry addressed, and which of its words.
+    write, value
+        Bit ``n``: the host writes word ``n`` in this cycle; the entry's bytes, all words of it the same.
     """
 
     def __init__(self, m, host, *, size, depth):
         self._host = host
         words = 1 << ceil_log2(-(-size // 4))
-        word = host.addr[: ceil_log2(words)]
-        address = host.addr[ceil_log2(words) :]
-        inside = address < depth
-        hits = [host.we & inside & (word == n) for n in range(words)]
-        w_data = _delayed(m, host.w_data)
-        self._word, self._inside = _delayed(m, word), _delayed(m, inside)
-        self.entry = _delayed(m, address[: ceil_log2(depth)])
-        self.mask = _delayed(m, Cat(hits[n // 4] & host.sel[n % 4] for n in range(size)))
-        self.value = Cat(w_data.word_select(n % 4, 8) for n in range(size))
-        self.write, self.read = _delayed(m, host.we), _delayed(m, host.re)
-        self._words = words
+        word, address = host.addr[: ceil_log2(words)], host.addr[ceil_log2(words) :]
+        self.entry = address[: ceil_log2(depth)]
+        self.value = host.w_data.replicate(words)[: 8 * size]
+        self._hits = [(address < depth) & (word == n) for n in range(words)]
+        self.write = _delayed(m, Cat(self._hits) & host.we.replicate(words))
 
-    def answer_entry(self, m, entry):
-        """Take ``entry`` as what was read one cycle after ``read``.
+    def writes(self, first):
+        """Return whether the host writes byte ``first`` of an entry and those after it in the same word."""
+        return self.write[first // 4]
 
-        Every word has a register that block RAM feeds directly and that is cleared unless its word is meant; what is left to do
-        is an OR, in LUTs half of a multiplexer, with registers on both sides: the host is far away.
+    def take(self, m, register, entry):
+        """Load ``register`` with ``entry``, or while the host reads with its word of it and zeros for the others.
+
+        Registers have an input that clears them: a multiplexer of all words costs an OR of them behind it.
         """
-        hits = [_delayed(m, self.read & self._inside & (self._word == n)) for n in range(self._words)]
-        words = [Signal(32, name=f"word{n}") for n in range(self._words)]
-        for n, (hit, word) in enumerate(zip(hits, words)):
-            m.d.sync += word.eq(0)
-            with m.If(hit):
-                m.d.sync += word.eq(entry[32 * n : 32 * n + 32])
-        self._hold(m, _delayed(m, reduce(or_, words)))
+        m.d.sync += register.eq(entry)
+        for n, hit in enumerate(self._hits):
+            with m.If(_delayed(m, self._host.re & ~hit)):
+                m.d.sync += register[32 * n : 32 * n + 32].eq(0)
 
-    def answer_late(self, m, entry):
-        """Take ``entry`` as what was read two cycles after ``read``."""
-        words = [entry[32 * n : 32 * n + 32] for n in range(self._words)]
-        word, inside = _delayed(m, _delayed(m, self._word)), _delayed(m, _delayed(m, self._inside))
-        self._hold(m, _delayed(m, Mux(inside, _select(word, words), 0)))
-
-    def _hold(self, m, word):
-        """Keep ``word`` from three cycles after ``read`` on."""
-        with m.If(_delayed(m, _delayed(m, _delayed(m, self.read)))):
-            m.d.sync += self._host.r_data.eq(word)
+    def answer(self, m, register):
+        """Answer with what :meth:`take` has left in ``register``."""
+        words = [register[32 * n : 32 * n + 32] for n in range(len(self._hits))]
+        m.d.sync += self._host.r_data.eq(Mux(self._host.re, reduce(or_, words), 0))
 
 
 def _delayed(m, value):
-    late = Signal.like(value, reset_less=True)
+    late = Signal.like(value)
     m.d.sync += late.eq(value)
     return late
 
 
-def _entry_memory(m, host, reads, *, width, depth, writer=None):
+def _entry_memory(m, host, reads, *, width, depth, readable, writer=None):
     """Build banks of ``depth`` entries of ``width`` bits, one for each of ``reads``, side by side in the host's entries.
 
     ``writer`` writes whole entries of them while the host does not.
     """
     view = _HostView(m, host, size=width // 8 * len(reads), depth=depth)
+    grain = min(width, 32)
     outputs = []
     for number, port in enumerate(reads):
         bank = memory.Memory(shape=unsigned(width), depth=depth, init=[], attrs=_ATTRS)
         m.submodules[f"bank{number}"] = bank
-        write, read = bank.write_port(granularity=8), bank.read_port()
+        write, read = bank.write_port(granularity=grain), bank.read_port()
         m.d.comb += [
             write.addr.eq(view.entry),
             write.data.eq(view.value.word_select(number, width)),
-            write.en.eq(view.mask.word_select(number, width // 8)),
+            write.en.eq(Cat(view.writes((number * width + first) // 8) for first in range(0, width, grain))),
         ]
         if writer is not None:
             with m.If(writer.en.any()):
                 m.d.comb += [write.addr.eq(writer.addr), write.data.eq(writer.data)]
-                m.d.comb += write.en.eq(writer.en[number].replicate(width // 8))
-        m.d.comb += [
-            read.addr.eq(Mux(view.read, view.entry, port.addr)),
-            read.en.eq(port.en | view.read if hasattr(port, "en") else 1),
-            Value.cast(port.data).eq(read.data),
-        ]
+                m.d.comb += write.en.eq(writer.en[number].replicate(width // grain))
+        m.d.comb += Value.cast(port.data).eq(read.data)
+        if readable:
+            m.d.comb += read.addr.eq(Mux(host.re, view.entry, port.addr))
+            m.d.comb += read.en.eq(port.en | host.re if hasattr(port, "en") else 1)
+        else:
+            m.d.comb += [read.addr.eq(port.addr), read.en.eq(getattr(port, "en", 1))]
         outputs.append(read.data)
-    view.answer_entry(m, Cat(outputs))
+    if readable:
+        word = Signal(width * len(reads))
+        view.take(m, word, Cat(outputs))
+        view.answer(m, word)
 
 
 class WeightMemory(wiring.Component):
@@ -155,7 +146,8 @@ class WeightMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        _entry_memory(m, self.host, self.reads, width=8 * self.config.cols, depth=self.config.weight_depth, writer=self.write)
+        config = self.config
+        _entry_memory(m, self.host, self.reads, width=8 * config.cols, depth=config.weight_depth, readable=config.debug, writer=self.write)
         return m
 
 
@@ -179,7 +171,8 @@ class ParamMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        _entry_memory(m, self.host, [self.read], width=64 * self.config.lanes, depth=self.config.param_depth)
+        config = self.config
+        _entry_memory(m, self.host, [self.read], width=64 * config.lanes, depth=config.param_depth, readable=config.debug)
         return m
 
 
@@ -203,7 +196,8 @@ class ProgramMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        _entry_memory(m, self.host, [self.read], width=len(self.read.data), depth=self.config.program_depth)
+        config = self.config
+        _entry_memory(m, self.host, [self.read], width=len(self.read.data), depth=config.program_depth, readable=config.debug)
         return m
 
 
@@ -252,51 +246,52 @@ class ActivationMemory(wiring.Component):
         m = Module()
         config, host = self.config, self.host
         bits = ceil_log2(config.act_banks)
+        grain = min(4, config.cols)
         view = _HostView(m, host, size=config.rows, depth=config.act_depth)
-        shape = data.ArrayLayout(8, config.rows)
 
         ports = []
         for bank in range(config.act_banks):
-            words = memory.Memory(shape=shape, depth=config.act_depth // config.act_banks, init=[], attrs=_ATTRS)
+            words = memory.Memory(shape=8 * config.rows, depth=config.act_depth // config.act_banks, init=[], attrs=_ATTRS)
             m.submodules[f"bank{bank}"] = words
-            ports.append((words.read_port(), words.write_port(granularity=1)))
-        read_data = [Value.cast(read.data) for read, _ in ports]
+            ports.append((words.read_port(), words.write_port(granularity=8 * grain)))
+        read_data = [read.data for read, _ in ports]
 
         # Readers, first to last. A lower one is refused when its bank is asked for above, served there or not.
         load_addr = Signal(16)
-        m.d.comb += load_addr.eq(Mux(view.read, view.entry, self.read_load.addr))
+        m.d.comb += load_addr.eq(Mux(host.re, view.entry, self.read_load.addr))
         above = []
         readers = [(port, port.addr) for port in (*self.execute_reads, self.read_store)] + [(self.read_load, load_addr)]
         for port, addr in readers:
             m.d.comb += port.ready.eq(~Cat(other & (bank == addr[:bits]) for other, bank, _ in above).any())
             above.append((port.valid, addr[:bits], addr[bits:]))
-            m.d.sync += Value.cast(port.data).eq(_select(_delayed(m, addr[:bits]), read_data))
+            view.take(m, Value.cast(port.data), _select(_delayed(m, addr[:bits]), read_data))
         for bank, (read, _) in enumerate(ports):
             index = above[-1][2]
             for asked, asked_bank, asked_index in above[-2::-1]:
                 index = Mux(asked & (asked_bank == bank), asked_index, index)
             m.d.comb += read.addr.eq(index)
-        view.answer_late(m, Value.cast(self.read_load.data))
+        view.answer(m, Value.cast(self.read_load.data))
 
-        # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them. The store
-        # unit's is registered first: the load unit waits for it, and must not wait for the way through both units.
+        # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them; of data, one of
+        # the two is zero. The store unit's is registered first: the load unit waits for it, and must not wait for the way through both.
         first, last = Signal.like(self.write_store.payload, reset_less=True), self.write_load
         busy = Signal()
         m.d.sync += [first.eq(self.write_store.payload), busy.eq(self.write_store.valid)]
-        addr, value, mask = Signal(16), Signal(shape), Signal(config.rows)
-        with m.If(view.write):
-            m.d.comb += [addr.eq(view.entry), Value.cast(value).eq(view.value), mask.eq(view.mask)]
-        with m.Else():
-            m.d.comb += [addr.eq(last.payload.addr), value.eq(last.payload.data)]
-            m.d.comb += mask.eq(Mux(last.valid, last.payload.mask, 0))
+        host_writes = view.write.any()
+        addr, value = Signal(16), Signal(8 * config.rows)
         m.d.comb += [
+            addr.eq(Mux(host_writes, view.entry, last.payload.addr)),
+            value.eq(last.payload.data.as_value() | view.value),
             self.write_store.ready.eq(1),
             last.ready.eq(~(busy & (first.addr[:bits] == last.payload.addr[:bits]))),
         ]
+        groups = range(0, config.rows, grain)
+        mask = Cat(view.writes(group) | (last.valid & last.payload.mask[group]) for group in groups)
         for bank, (_, write) in enumerate(ports):
             m.d.sync += write.en.eq(0)
             with m.If(busy & (first.addr[:bits] == bank)):
-                m.d.sync += [write.addr.eq(first.addr[bits:]), write.data.eq(first.data), write.en.eq(first.mask)]
+                m.d.sync += [write.addr.eq(first.addr[bits:]), write.data.eq(first.data)]
+                m.d.sync += write.en.eq(Cat(first.mask[group] for group in groups))
             with m.Else():
                 m.d.sync += [write.addr.eq(addr[bits:]), write.data.eq(value)]
                 with m.If(addr[:bits] == bank):

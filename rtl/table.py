@@ -7,7 +7,6 @@ one read port beside its write port; the host writes all copies at once.
 from amaranth.hdl import *
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
-from amaranth.utils import ceil_log2
 
 from celosia.rtl.interfaces import HostSignature, TableReadSignature
 
@@ -20,6 +19,8 @@ class Tables(wiring.Component):
     Parameters
     ----------
     tables, lanes : int
+    readable : bool
+        Whether the host can read.
 
     Members
     -------
@@ -29,12 +30,13 @@ class Tables(wiring.Component):
         Byte ``index`` of table ``n`` is the low byte of word ``n * 256 + index``; the upper bytes read as zero.
     """
 
-    def __init__(self, *, tables, lanes):
+    def __init__(self, *, tables, lanes, readable=True):
         for name, value, high in (("tables", tables, 16), ("lanes", lanes, 64)):
             if not isinstance(value, int) or not 1 <= value <= high:
                 raise ValueError(f"{name} must be between 1 and {high}, not {value!r}")
         self.tables = tables
         self.lanes = lanes
+        self.readable = readable
         super().__init__({"read": In(TableReadSignature(lanes=lanes)), "host": In(HostSignature())})
 
     def elaborate(self, platform):
@@ -42,14 +44,9 @@ class Tables(wiring.Component):
         depth = 256 * self.tables
         inside = Signal()
         m.d.comb += inside.eq(self.host.addr < depth)
-        # The host's request is registered: its way to the block RAM of every lane is long.
-        addr, value, change, ask = Signal(ceil_log2(depth)), Signal(8), Signal(), Signal()
-        m.d.sync += [
-            addr.eq(self.host.addr),
-            value.eq(self.host.w_data),
-            change.eq(self.host.we & self.host.sel[0] & inside),
-            ask.eq(self.host.re),
-        ]
+        # The enable is registered, the address stays: their way to the block RAM of every lane is long.
+        host, change = self.host, Signal()
+        m.d.sync += change.eq(host.we & inside)
         for lane in range(self.lanes):
             # The host reads and writes while the engine is idle: what a read beside a write of the same byte returns does not matter.
             copy = memory.Memory(shape=8, depth=depth, init=[], attrs={"no_rw_check": 1, "ram_style": "block"})
@@ -57,18 +54,11 @@ class Tables(wiring.Component):
             write, read = copy.write_port(), copy.read_port()
             m.d.comb += [
                 write.en.eq(change),
-                write.addr.eq(addr),
-                write.data.eq(value),
-                read.addr.eq(self.read.addr[lane]),
+                write.addr.eq(host.addr),
+                write.data.eq(host.w_data),
+                read.addr.eq(Mux(host.re, host.addr, self.read.addr[lane]) if self.readable and lane == 0 else self.read.addr[lane]),
             ]
-            if lane == 0:
-                with m.If(ask):
-                    m.d.comb += read.addr.eq(addr)
             m.d.sync += self.read.data[lane].eq(read.data)
-
-        late = Signal(8, reset_less=True)
-        asked, hit = Signal(HostSignature.READ_LATENCY - 1), Signal(HostSignature.READ_LATENCY - 1)
-        m.d.sync += [late.eq(self.read.data[0]), asked.eq(Cat(self.host.re, asked)), hit.eq(Cat(inside, hit))]
-        with m.If(asked[-1]):
-            m.d.sync += self.host.r_data.eq(Mux(hit[-1], late, 0))
+        if self.readable:
+            m.d.sync += host.r_data.eq(Mux(host.re & inside, self.read.data[0], 0))
         return m

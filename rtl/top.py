@@ -20,7 +20,7 @@ from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.config import BadConfig
 from celosia.rtl.counters import COUNTERS, Counters
-from celosia.rtl.csr import ADDRESS_BITS, WINDOW_BITS, CsrBank, identity, memory_shapes
+from celosia.rtl.csr import ADDRESS_BITS, DEBUG, WINDOW_BITS, CsrBank, identity, memory_shapes
 from celosia.rtl.execute import Execute
 from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.host import Host, WishboneSignature
@@ -78,14 +78,17 @@ class Top(wiring.Component):
         m = Module()
         config = self.config
 
-        m.submodules.host = host = Host()
-        m.submodules.csr = csr = CsrBank(constants=identity(config))
-        m.submodules.counters = counters = Counters()
+        kept = identity(config) | dict.fromkeys(COUNTERS, 0)
+        if not config.debug:
+            kept |= dict.fromkeys(DEBUG, 0)
+        m.submodules.host = host = Host(readable=None if config.debug else ["activations"])
+        m.submodules.csr = csr = CsrBank(kept=kept)
+        m.submodules.counters = counters = Counters(units=bool(config.counters))
         m.submodules.sequencer = sequencer = Sequencer(program_depth=config.program_depth, queue_depth=config.queue_depth)
         m.submodules.program = program = ProgramMemory(config=config)
         m.submodules.weights = weights = WeightMemory(config=config)
         m.submodules.params = params = ParamMemory(config=config)
-        m.submodules.tables = tables = Tables(tables=config.tables, lanes=config.lanes)
+        m.submodules.tables = tables = Tables(tables=config.tables, lanes=config.lanes, readable=bool(config.debug))
         m.submodules.activations = activations = ActivationMemory(config=config)
 
         load, execute, store = (
@@ -147,9 +150,8 @@ class Top(wiring.Component):
             counters.busy.eq(sequencer.busy),
             counters.fetched.eq(sequencer.fetched),
         ]
-        for name in COUNTERS:
-            m.d.comb += getattr(csr, name).value.eq(getattr(counters, name))
-        for name in UNIT_NAMES:
+        wiring.connect(m, counters.kept, csr.kept)
+        for name in UNIT_NAMES if config.debug else ():
             state, tokens = getattr(sequencer, f"{name}_state"), getattr(sequencer, f"{name}_tokens")
             queue_register, token_register = getattr(csr, f"{name}_queue"), getattr(csr, f"{name}_tokens")
             m.d.comb += [queue_register[field].eq(state[field]) for field in ("index", "waiting", "issued", "active")]

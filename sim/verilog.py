@@ -16,9 +16,9 @@ _SYSTEM_FUNCTION = re.compile(r"\\\$(?:flatten\\\S*?)?procmux\$(\d+) ")
 
 _SCRIPTS = {
     "plain": ("proc -nomux -norom", "memory_collect"),
-    # One module without dead logic or a statement for each word of each memory: faster to compile and to run in Verilator, which
-    # has zeros in its memories anyway.
-    "flat": ("delete t:$meminit*", "proc -norom", "flatten", "opt_expr", "opt_merge", "opt_dff", "opt_clean", "memory_collect"),
+    # One module without dead logic or a statement for each word of each large memory: faster to compile and to run in Verilator, which
+    # has zeros in its memories anyway. Constants lie in small ones.
+    "flat": ("delete t:$meminit* r:WORDS>64 %i", "proc -norom", "flatten", "opt_expr", "opt_merge", "opt_dff", "opt_clean", "memory_collect"),
 }
 
 

@@ -49,13 +49,13 @@ class UnitCycles:
 class RunStats:
     """What the engine counted in one run.
 
-    ``units`` holds :class:`UnitCycles` by name. ``trace`` is the recorded array of :data:`celosia.sim.events.EVENT`, empty on transports that
+    ``units`` holds :class:`UnitCycles` by name, or is None if the engine does not count them. ``trace`` is the recorded array of :data:`celosia.sim.events.EVENT`, empty on transports that
     cannot record; ``events`` are its rows as tuples ``(unit name, instruction index, first cycle, last cycle + 1)``.
     """
 
     cycles: int
     instructions: int
-    units: dict
+    units: dict | None
     trace: np.ndarray
 
     @property
@@ -179,9 +179,11 @@ class Driver:
             sentence = self._explain_timeout(limit)
             self.reset()
             raise EngineError(sentence)
-        units = {
-            name: UnitCycles(*(self._get(f"{name.upper()}_{what}") for what in ("BUSY", "WAIT", "STALL"))) for name in UNIT_NAMES
-        }
+        units = None
+        if self.config.counters:
+            units = {
+                name: UnitCycles(*(self._get(f"{name.upper()}_{what}") for what in ("BUSY", "WAIT", "STALL"))) for name in UNIT_NAMES
+            }
         stats = RunStats(
             cycles=self._get("CYCLES"), instructions=self._get("INSTRUCTIONS"), units=units, trace=self.transport.events()
         )
@@ -273,14 +275,16 @@ class Driver:
         code, unit = ErrorCode(error["code"]), Unit(error["unit"])
         sentence = f"the engine stopped at instruction {self._describe(error['index'])} in the {unit.name.lower()} unit: {code.name}, {ERROR_MEANINGS[code]}"
         if code is ErrorCode.DEADLOCK:
-            sentence += "; " + "; ".join(self._waiting())
+            sentence += "; " + self._waiting()
         return sentence
 
     def _explain_timeout(self, limit):
-        return f"the engine has not finished after {limit:,} cycles: " + ("; ".join(self._waiting()) or "no unit has anything to do")
+        return f"the engine has not finished after {limit:,} cycles: {self._waiting()}"
 
     def _waiting(self):
-        """Return a phrase for each unit that has something to do."""
+        """Say what each unit has to do."""
+        if not self.config.debug:
+            return "what its units wait for cannot be read (knob debug = 0)"
         phrases = []
         for name in UNIT_NAMES:
             queue, tokens = self._fields(f"{name.upper()}_QUEUE"), self._fields(f"{name.upper()}_TOKENS")
@@ -292,7 +296,7 @@ class Driver:
                 phrases.append(f"instruction {self._describe(queue['index'])} waits{wants}")
             elif queue["issued"]:
                 phrases.append(f"instruction {self._describe(queue['index'])} waits for the {name} unit")
-        return phrases
+        return "; ".join(phrases) or "no unit has anything to do"
 
     def _instruction(self, index):
         """Return instruction ``index`` of the program, or None if there is none or its opcode is illegal."""

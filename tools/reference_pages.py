@@ -122,7 +122,9 @@ def csr_page():
         NOTE,
         "# The host's view: address space and registers",
         f"The host port has byte addresses of {csr.ADDRESS_BITS} bits; a window is {1 << csr.WINDOW_BITS:,} bytes. Memories can be read "
-        "and written while no program runs.",
+        "and written while no program runs, whole words at a time: a write of less than 32 bits answers `err`. With the knob `debug` = 0 the "
+        "registers of queues and tokens are zero, and reading a memory other than the activations answers `err`; with `counters` = 0 the units' "
+        "cycles are zero.",
         "## Windows\n\n" + rows(("address", "window", "holds"), windows),
         "## Registers\n\nR: the host reads. W: what is written acts once. RW: kept. RW1C: writing one clears a bit.\n\n"
         + rows(("offset", "register", "access", "meaning", "bits"), registers),

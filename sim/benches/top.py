@@ -12,7 +12,7 @@ import numpy as np
 
 from celosia.sim.benches.clocked import options, start
 
-PATIENCE = 20
+PATIENCE = 64
 
 
 @cocotb.test()

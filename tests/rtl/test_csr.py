@@ -4,7 +4,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from celosia.rtl.config import PRESETS
-from celosia.rtl.csr import REGISTERS, WINDOWS, Access, CsrBank, CsrField, Register, identity
+from celosia.rtl.csr import CSR_READ_LATENCY, DEBUG, REGISTERS, WINDOWS, Access, CsrBank, CsrField, Register, identity
 from celosia.rtl.isa import ISA_VERSION
 
 FIELDS = (CsrField("low", 0, 4, "a"), CsrField("high", 24, 8, "b"))
@@ -18,10 +18,9 @@ def simulate(bank, bench):
     simulator.run()
 
 
-async def write(ctx, bank, offset, value, sel=15):
+async def write(ctx, bank, offset, value):
     ctx.set(bank.bus.addr, offset // 4)
     ctx.set(bank.bus.w_data, value)
-    ctx.set(bank.bus.sel, sel)
     ctx.set(bank.bus.we, 1)
     await ctx.tick()
     ctx.set(bank.bus.we, 0)
@@ -30,9 +29,12 @@ async def write(ctx, bank, offset, value, sel=15):
 async def read(ctx, bank, offset):
     ctx.set(bank.bus.addr, offset // 4)
     ctx.set(bank.bus.re, 1)
-    await ctx.tick()
+    await ctx.tick().repeat(CSR_READ_LATENCY)
+    value = ctx.get(bank.bus.r_data)
     ctx.set(bank.bus.re, 0)
-    return ctx.get(bank.bus.r_data)
+    await ctx.tick()
+    assert ctx.get(bank.bus.r_data) == 0
+    return value
 
 
 def test_offsets_are_those_of_the_documents():
@@ -66,15 +68,15 @@ def test_pack_refuses_unknown_and_too_large_fields():
     assert REGISTERS["ERROR"].unpack(REGISTERS["ERROR"].pack(code=5, unit=2, index=77)) == {"code": 5, "unit": 2, "index": 77}
 
 
-def test_rw_keeps_the_bytes_selected_and_only_bits_of_fields():
+def test_rw_keeps_only_bits_of_fields():
     bank = CsrBank(registers=SMALL)
 
     async def bench(ctx):
         await write(ctx, bank, 8, 0xFFFFFFFF)
         assert await read(ctx, bank, 8) == 0xFF00000F
-        await write(ctx, bank, 8, 0, sel=0b0001)
-        assert await read(ctx, bank, 8) == 0xFF000000
         assert ctx.get(bank.rw.high) == 0xFF
+        await write(ctx, bank, 8, 0x12345678)
+        assert await read(ctx, bank, 8) == 0x12000008
 
     simulate(bank, bench)
 
@@ -85,12 +87,13 @@ def test_w_is_seen_for_one_cycle_and_reads_as_nothing_new():
     async def bench(ctx):
         ctx.set(bank.bus.addr, 1)
         ctx.set(bank.bus.w_data, 0x12000035)
-        ctx.set(bank.bus.sel, 0b1001)
         assert ctx.get(bank.w.low) == 0
         ctx.set(bank.bus.we, 1)
         assert (ctx.get(bank.w.low), ctx.get(bank.w.high)) == (5, 0x12)
-        ctx.set(bank.bus.sel, 0b0001)
-        assert (ctx.get(bank.w.low), ctx.get(bank.w.high)) == (5, 0)
+        await ctx.tick()
+        ctx.set(bank.bus.we, 0)
+        assert (ctx.get(bank.w.low), ctx.get(bank.w.high)) == (0, 0)
+        assert await read(ctx, bank, 4) == 0
 
     simulate(bank, bench)
 
@@ -109,15 +112,51 @@ def test_rw1c_clears_written_ones_and_setting_wins():
     simulate(bank, bench)
 
 
-def test_r_shows_the_engine_and_constants():
-    bank = CsrBank(registers=SMALL, constants={"R": 0xAB000001})
+def test_r_shows_the_engine():
+    bank = CsrBank(registers=SMALL)
+
+    async def bench(ctx):
+        for value in (0xAB000001, 0x12000003):
+            ctx.set(bank.r, bank.registers[0].unpack(value))
+            assert await read(ctx, bank, 0) == value & 0xFF00000F
+            await write(ctx, bank, 0, 0)
+            assert await read(ctx, bank, 0) == value & 0xFF00000F
+
+    simulate(bank, bench)
+
+
+def test_kept_registers_hold_their_first_value_until_something_inside_changes_it():
+    bank = CsrBank(registers=(*SMALL, Register("other", 16, Access.R, FIELDS, "r")), kept={"R": 0xAB000001, "other": 7})
+    kept = bank.kept
 
     async def bench(ctx):
         assert await read(ctx, bank, 0) == 0xAB000001
         await write(ctx, bank, 0, 0)
-        assert await read(ctx, bank, 0) == 0xAB000001
+        assert (await read(ctx, bank, 0), await read(ctx, bank, 16)) == (0xAB000001, 7)
+        ctx.set(kept.use, 1)
+        ctx.set(kept.addr, 4)
+        await ctx.tick()
+        ctx.set(kept.use, 0)
+        await ctx.tick()
+        assert ctx.get(kept.data) == 7
+        ctx.set(kept.w_addr, 4)
+        ctx.set(kept.w_data, 9)
+        ctx.set(kept.w_en, 1)
+        await ctx.tick()
+        ctx.set(kept.w_en, 0)
+        assert (await read(ctx, bank, 0), await read(ctx, bank, 16)) == (0xAB000001, 9)
+        ctx.set(kept.use, 1)
+        await ctx.tick()
+        ctx.set(kept.clear, 1)
+        await ctx.tick()
+        assert ctx.get(kept.data) == 0
 
     simulate(bank, bench)
+
+
+def test_left_out_debug_registers_exist_and_say_nothing():
+    assert DEBUG == ("LOAD_QUEUE", "LOAD_TOKENS", "EXECUTE_QUEUE", "EXECUTE_TOKENS", "STORE_QUEUE", "STORE_TOKENS")
+    assert set(DEBUG) < set(REGISTERS)
 
 
 def test_only_register_addresses_are_mapped():

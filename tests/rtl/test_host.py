@@ -17,9 +17,9 @@ CONFIG = PRESETS["test"]
 class Bench(Elaboratable):
     """A host with a register bank and two memories of different entry widths."""
 
-    def __init__(self):
-        self.host = Host()
-        self.csr = CsrBank(constants=identity(CONFIG))
+    def __init__(self, readable=None):
+        self.host = Host(readable=readable)
+        self.csr = CsrBank(kept=identity(CONFIG))
         self.program = ProgramMemory(config=CONFIG)
         self.params = ParamMemory(config=CONFIG)
 
@@ -33,8 +33,8 @@ class Bench(Elaboratable):
         return m
 
 
-def simulate(test):
-    bench = Bench()
+def simulate(test, readable=None):
+    bench = Bench(readable)
     simulator = Simulator(bench)
     simulator.add_clock(1e-8)
 
@@ -66,14 +66,30 @@ def test_memories_return_what_was_written_beside_guard_words():
     simulate(test)
 
 
-def test_byte_selects_write_only_their_bytes():
+@pytest.mark.parametrize("sel", [0, 1, 6, 7, 14])
+def test_a_write_of_less_than_a_word_answers_err_and_changes_nothing(sel):
     async def test(ctx, bench, bus):
-        base = WINDOWS["params"].base
-        await bus.write(base, 0x11223344)
-        await bus.write(base, 0xAABBCCDD, sel=0b0110)
-        assert await bus.read(base) == 0x11BBCC44
+        for addr, kept in ((WINDOWS["params"].base, 0x11223344), (REGISTERS["PROGRAM_START"].offset, 0x3344)):
+            await bus.write(addr, 0x11223344)
+            with pytest.raises(WishboneError, match="err"):
+                await bus.write(addr, 0xAABBCCDD, sel=sel)
+            assert await bus.read(addr) == kept
 
     simulate(test)
+
+
+def test_memories_that_are_not_shown_are_written_and_answer_err_to_reads():
+    async def test(ctx, bench, bus):
+        for name in ("program", "params"):
+            await bus.write(WINDOWS[name].base, 7)
+            with pytest.raises(WishboneError, match="err"):
+                await bus.read(WINDOWS[name].base)
+        ctx.set(bench.params.read.addr, 0)
+        await ctx.tick()
+        assert ctx.get(bench.params.read.data) & 0xFFFFFFFF == 7
+        assert await bus.read(REGISTERS["ID"].offset) == identity(CONFIG)["ID"]
+
+    simulate(test, readable=["activations"])
 
 
 @pytest.mark.parametrize("addr", [
@@ -116,11 +132,15 @@ def test_beyond_a_memory_reads_zero_and_writes_nothing():
     simulate(test)
 
 
-def test_a_write_takes_three_cycles_and_a_read_eight():
+def test_accesses_take_the_cycles_that_are_documented():
     async def test(ctx, bench, bus):
-        await bus.write(WINDOWS["program"].base, 1)
-        assert bus.cycles == 3
-        await bus.read(WINDOWS["program"].base)
-        assert bus.cycles == 11
+        for access, address, cycles in (
+            (bus.write(WINDOWS["program"].base, 1), "write", Host.WRITE_CYCLES),
+            (bus.read(WINDOWS["program"].base), "read", Host.READ_CYCLES),
+            (bus.read(REGISTERS["ID"].offset), "register", Host.REGISTER_CYCLES),
+        ):
+            before = bus.cycles
+            await access
+            assert bus.cycles - before == cycles, address
 
     simulate(test)

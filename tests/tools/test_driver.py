@@ -127,7 +127,9 @@ def test_outputs_are_the_inputs_where_both_ports_are_the_same_place(facts):
     assert outputs["y"].dtype == values.dtype and (outputs["y"] == values).all()
 
 
-@pytest.mark.parametrize("facts", [{}, {"unsigned": True}, {"matrix": True, "shape": (9, 6)}, {"row_step": 5}, {"layout": "dense"}])
+@pytest.mark.parametrize(
+    "facts", [{}, {"unsigned": True}, {"matrix": True, "shape": (9, 6)}, {"row_step": 5}, {"layout": "dense"}]
+)
 def test_ports_lie_where_the_golden_executor_has_them(facts):
     engine = StandIn(STATUS=2)
     inside = port("x", 20, 6, **facts)
@@ -157,6 +159,19 @@ def test_a_program_for_another_engine_is_refused():
         Driver(StandIn(), CONFIG).load(make_program(digest=1))
 
 
+def test_what_an_engine_does_not_count_or_show_is_not_reported_as_zero():
+    lean = dataclasses.replace(CONFIG, counters=0, debug=0)
+    x = {"x": np.zeros((6, 3, 3), np.int8)}
+    driver = Driver(StandIn(lean, STATUS=2, CYCLES=70, INSTRUCTIONS=3), lean)
+    driver.load(make_program(digest=lean.digest))
+    stats = driver.run(x)[1]
+    assert (stats.cycles, stats.instructions, stats.units) == (70, 3, None)
+    driver = Driver(StandIn(lean, STATUS=4, ERROR=pack("ERROR", code=ErrorCode.DEADLOCK.value, unit=3, index=1)), lean)
+    driver.load(make_program(digest=lean.digest))
+    with pytest.raises(EngineError, match=r"DEADLOCK.*; what its units wait for cannot be read \(knob debug = 0\)$"):
+        driver.run(x)
+
+
 def test_an_image_larger_than_its_memory_is_refused():
     with pytest.raises(DoesNotFit, match="the tables memory is 256 bytes too small: 2,304 needed, 2,048 available"):
         Driver(StandIn(), CONFIG).load(make_program(tables=np.zeros((9, 256), np.uint8)))
@@ -184,7 +199,8 @@ def test_an_error_names_code_unit_instruction_and_layer_and_the_engine_goes_on(t
     x = {"x": np.zeros((6, 3, 3), np.int8)}
     driver.load(make_program(EXECUTE, STORE.replace(dest=4095), END))
     with pytest.raises(
-        EngineError, match=r"stopped at instruction 1 \(STORE, layer 'conv'\) in the store unit: ACT_RANGE, an address lies outside"
+        EngineError,
+        match=r"stopped at instruction 1 \(STORE, layer 'conv'\) in the store unit: ACT_RANGE, an address lies outside",
     ):
         driver.run(x)
     driver.load(make_program(EXECUTE, 0))
@@ -197,7 +213,9 @@ def test_an_error_names_code_unit_instruction_and_layer_and_the_engine_goes_on(t
 def test_a_deadlock_says_which_instruction_waits_for_what(transport):
     driver = Driver(transport, CONFIG)
     driver.load(make_program(EXECUTE, STORE.replace(wait_execute=3), END))
-    with pytest.raises(EngineError, match=r"DEADLOCK.*; instruction 1 \(STORE, layer 'conv'\) waits for tokens: 3 from execute \(has 1\)$"):
+    with pytest.raises(
+        EngineError, match=r"DEADLOCK.*; instruction 1 \(STORE, layer 'conv'\) waits for tokens: 3 from execute \(has 1\)$"
+    ):
         driver.run({"x": np.zeros((6, 3, 3), np.int8)})
 
 
@@ -207,7 +225,8 @@ def test_a_run_that_does_not_end_says_what_the_units_do(transport):
     driver.load(make_program(long, STORE, END))
     x = {"x": np.zeros((6, 3, 3), np.int8)}
     with pytest.raises(
-        EngineError, match=r"not finished after 500 cycles: the execute unit works; .*STORE.* waits for tokens: 1 from execute \(has 0\)$"
+        EngineError,
+        match=r"not finished after 500 cycles: the execute unit works; .*STORE.* waits for tokens: 1 from execute \(has 0\)$",
     ):
         driver.run(x, limit=500)
     driver.load(make_program())
@@ -220,7 +239,9 @@ def test_every_error_code_has_a_sentence():
             engine = StandIn(STATUS=4, ERROR=pack("ERROR", code=code.value, unit=Unit.STORE.value, index=1))
             driver = Driver(engine, CONFIG)
             driver.load(make_program())
-            with pytest.raises(EngineError, match=rf"instruction 1 \(STORE, layer 'conv'\) in the store unit: {code.name}, \w+ "):
+            with pytest.raises(
+                EngineError, match=rf"instruction 1 \(STORE, layer 'conv'\) in the store unit: {code.name}, \w+ "
+            ):
                 driver.run({"x": np.zeros((6, 3, 3), np.int8)})
 
 
