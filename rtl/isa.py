@@ -57,7 +57,7 @@ __all__ = [
     "unpack",
 ]  # fmt: skip
 
-ISA_VERSION = 2
+ISA_VERSION = 3
 INSTRUCTION_BITS = 256
 TOKEN_BITS = 10
 ADD_FRACTION = 24
@@ -262,58 +262,61 @@ class StoreInstruction(data.Struct):
 class UnfoldInstruction(data.Struct):
     """Rearrange a dense tensor into words of kernel taps.
 
-    The *tap rows* are the pairs ``(channel, ky)``, numbered ``channel * kernel_y + ky``; a group is ``streams`` consecutive ones.
-    For ``y`` in ``tile_rows``, ``g`` in ``groups``, ``x`` in ``tile_cols``, byte ``s * kernel_x + kx`` of word
-    ``dest + y * dest_row_step + g * dest_group_step + x`` becomes the dense tensor's byte at channel and ``ky`` of tap row
-    ``g * streams + s``, row ``iy = y0 + y * stride_y + ky``, column ``ix = x0 + x * stride_x + kx``, i.e. byte
-    ``source + channel * channel_step + iy * source_row_step + ix``; or ``pad`` where ``iy`` or ``ix`` is outside
-    ``[0, in_height)`` or ``[0, in_width)``, where the tap row does not exist, and in bytes from ``streams * kernel_x`` on.
+    The *tap rows* are the pairs ``(channel, ky)``, numbered ``channel * kernel_y + ky``; a group is ``streams`` consecutive ones. A word
+    holds ``columns = rows // streams`` columns of each tap row of a group: for ``y`` in ``tile_rows``, ``g`` in ``groups``, ``x`` in
+    ``tile_cols``, in this order, byte ``s * columns + kx`` of the next word from ``dest`` on becomes column ``x * stride_x + kx`` of tap row
+    ``g * streams + s``. Only the first ``last_streams`` tap rows of the last group exist.
 
-    ``start`` is that byte address for channel 0, ``iy = y0``, ``ix = x0`` (modulo 2^20). ``streams * kernel_x`` is at most ``rows``,
-    ``streams`` at most the configuration's ``unfold_streams``.
+    Column ``left`` of the first tap row is the dense tensor's byte ``start``. That address grows by ``row_step`` from one tap row to
+    the next, by ``channel_step`` instead after the last ``ky`` of a channel, and by ``tile_step`` instead after the last tap row of
+    the last group, whether it exists or not (modulo 2^20). The ``inside`` columns from ``left`` on are read, all of them; the others are
+    ``pad``. So are tap rows that do not exist or whose row ``iy = y0 + y * stride_y + ky`` (modulo 2^13, as signed) is outside
+    ``[0, in_height)``, and bytes from ``streams * columns`` on.
+
+    ``streams`` is at most the configuration's ``unfold_streams``, ``stride_x`` at least one.
     """
 
     header: Header
     start: 20
     dest: 16
-    channels: 10
-    kernel_y: 6
-    kernel_x: 5
-    streams: 5
+    in_height: 12
     groups: 8
+    channel_step: 20
+    tile_step: 20
+    row_step: 12
+    kernel_y: 6
+    streams: 5
+    last_streams: 5
     tile_rows: 10
     tile_cols: 12
     y0: signed(13)
-    x0: signed(13)
     stride_y: 4
     stride_x: 4
-    in_height: 12
-    in_width: 12
-    channel_step: 20
-    source_row_step: 12
-    dest_row_step: 16
-    dest_group_step: 16
+    left: 12
+    inside: 14
     pad: 8
-    reserved: 2
+    reserved: 23
 
 
 class FillInstruction(data.Struct):
     """Make weight tiles of activations: the right operand of a product of two tensors.
 
-    Row ``r`` of weight tile ``weights + t``, for ``t`` in ``tiles``, becomes bytes ``slot * cols`` … ``slot * cols + cols - 1`` of the
-    activation word ``source + t * tile_step + r * row_step`` (modulo 2^16); rows from ``rows`` on become zero. ``rows`` is at most the
+    Row ``r`` of weight tile ``weights + t``, for ``t`` in ``tiles``, becomes bytes ``slot * cols`` … ``slot * cols + cols - 1`` of an activation
+    word; rows from ``rows`` on become zero. The first row's word begins at byte ``source``, a multiple of the configuration's ``rows``.
+    That address grows by ``row_step`` from one row to the next, be it zero or in another tile (modulo 2^20). ``rows`` is at most the
     configuration's.
+
+    The fields lie where ``UNFOLD`` has those that the same counters and adders take.
     """
 
     header: Header
+    source: 20
     weights: 16
-    source: 16
-    row_step: 16
-    tile_step: 16
-    rows: 7
+    rows: 12
     tiles: 8
+    row_step: 20
     slot: 4
-    reserved: 141
+    reserved: 144
 
 
 class ChannelParams(data.Struct):
@@ -354,7 +357,7 @@ UNITS = {
 }
 
 MINUS_ONE = frozenset({
-    "tile_rows", "tile_cols", "kernel_y", "kernel_x", "blocks", "channels", "streams", "groups", "rows", "tiles",
+    "tile_rows", "tile_cols", "kernel_y", "kernel_x", "blocks", "streams", "last_streams", "groups", "inside", "tiles",
 })  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """The load unit's shift register: bytes of several tap rows enter at their places and move down to make words of kernel taps.
 
-With ``kernel_x`` = 3, rows of 8 lanes and two streams (lane 0 on the left, ``p`` for pad)::
+With 8 lanes and two streams of four columns each (lane 0 on the left)::
 
-    lane     0 ◄─ 1 ◄─ 2 ◄─ stream 0    3 ◄─ 4 ◄─ 5 ◄─ stream 1    6 ◄─ 7 ◄─ p
+    lane     0 ◄─ 1 ◄─ 2 ◄─ 3 ◄─ stream 0    4 ◄─ 5 ◄─ 6 ◄─ 7 ◄─ stream 1
 
-Lane ``l`` takes lane ``l + 1`` or, where ``kernel_x`` divides ``l + 1``, a stream: only divisors of ``l + 1`` need an input.
+Each number of streams has its own number of columns, as many as fit: few lanes take a stream for any of them.
 """
 
 from functools import reduce
@@ -37,14 +37,15 @@ class TapLanes(wiring.Component):
     step : ``In(1)``
         Take ``bytes`` in.
     bytes : ``In(ArrayLayout(8, streams))``
-    inside : ``In(streams)``
-        Streams to take the byte of; the others take ``pad``.
-    kernel_x : ``In``
+        Zero unless ``inside``.
+    inside : ``In(1)``
+        Take ``bytes``, otherwise ``pad``.
+    streams_used : ``In``
         As in the instruction (minus one), constant from the cycle before the first step until the last word is out.
     pad : ``In(8)``
-        Constant like ``kernel_x``.
+        Constant like ``streams_used``.
     word : ``Out(ArrayLayout(8, rows))``
-        The lanes, :data:`LANES_LATENCY` advances later. All of them are those of the present row after ``kernel_x`` steps.
+        The lanes, :data:`LANES_LATENCY` advances later. All of them are those of the present row after ``rows // (streams_used + 1)`` steps.
     """
 
     def __init__(self, *, rows, streams):
@@ -56,34 +57,37 @@ class TapLanes(wiring.Component):
             "advance": In(1),
             "step": In(1),
             "bytes": In(data.ArrayLayout(8, streams)),
-            "inside": In(streams),
-            "kernel_x": In(UnfoldInstruction.as_shape()["kernel_x"].shape),
+            "inside": In(1),
+            "streams_used": In(UnfoldInstruction.as_shape()["streams"].shape),
             "pad": In(8),
             "word": Out(data.ArrayLayout(8, rows)),
         })
 
     def elaborate(self, platform):
         m = Module()
-        widths = range(1, min(self.rows, 1 << len(self.kernel_x)) + 1)
-        is_width = {width: Signal(name=f"kernel_x_is_{width}") for width in widths}
-        m.d.sync += [signal.eq(self.kernel_x == width - 1) for width, signal in is_width.items()]
+        used = {count: Signal(name=f"streams_are_{count}") for count in range(1, self.streams + 1)}
+        m.d.sync += [signal.eq(self.streams_used == count - 1) for count, signal in used.items()]
 
         entering = Signal(data.ArrayLayout(8, self.streams), reset_less=True)
         shift = Signal()
         with m.If(self.advance):
             m.d.sync += shift.eq(self.step)
             for n in range(self.streams):
-                m.d.sync += entering[n].eq(Mux(self.inside[n], self.bytes[n], self.pad))
+                m.d.sync += entering[n].eq(self.bytes[n] | Mux(self.inside, 0, self.pad))
 
         with m.If(self.advance & shift):
             for lane in range(self.rows):
                 following = self.word[lane + 1] if lane + 1 < self.rows else self.pad
-                divisors = [width for width in widths if (lane + 1) % width == 0]
-                sources = {width: (lane + 1) // width - 1 for width in divisors}
-                inputs = [(is_width[width], entering[n]) for width, n in sources.items() if n < self.streams]
-                beyond = [is_width[width] for width, n in sources.items() if n >= self.streams]
-                if beyond:
-                    inputs.append((Cat(beyond).any(), self.pad))
-                inputs.append((~Cat(is_width[width] for width in divisors).any(), following))
-                m.d.sync += self.word[lane].eq(reduce(or_, [Mux(chosen, value, 0) for chosen, value in inputs]))
+                chosen = {}  # the numbers of streams for which the lane takes a stream, by its number, or the pad, None
+                for count in used:
+                    columns = self.rows // count
+                    stream, place = divmod(lane, columns)
+                    if stream >= count:
+                        if lane + 1 < self.rows:
+                            chosen.setdefault(None, []).append(used[count])
+                    elif place == columns - 1:
+                        chosen.setdefault(stream, []).append(used[count])
+                inputs = [(Cat(flags).any(), self.pad if n is None else entering[n]) for n, flags in chosen.items()]
+                inputs.append((~Cat(flag for flags in chosen.values() for flag in flags).any(), following))
+                m.d.sync += self.word[lane].eq(reduce(or_, [Mux(flag, value, 0) for flag, value in inputs]))
         return m

@@ -1,38 +1,52 @@
-"""The load unit: unfolds a dense tensor into words of kernel taps, so that layers of few channels fill the array's rows; its other
-half is :class:`~celosia.rtl.fill.Fill`.
+"""The load unit: unfolds a dense tensor into words of kernel taps, so that layers of few channels fill the array's rows, and
+copies activations into weight tiles.
 
 ::
 
-    instruction ─► setup ─► walk over rows, groups, tap rows ─┬─► TapStreams ◄──── activation memory
-                                                              │       │ one byte per stream
-                                                              └─► columns ─► TapLanes ────► activation memory
+    instruction ─► Walk ─► activation memory ─┬─► TapStreams ─► TapLanes ─► activation memory
+                                              │         columns ┘
+                                              └─► Fill ─► weight memory
 
 A *step* takes one byte of every stream (or ``pad``) into the lanes; every ``stride_x``-th step completes a word. A group of tap
-rows takes ``(tile_cols - 1) * stride_x + kernel_x`` steps, one per cycle as long as words arrive in time; the next group is set
-up meanwhile and follows without a gap. An instruction takes :data:`LOAD_OVERHEAD` cycles besides.
+rows takes ``(tile_cols - 1) * stride_x + rows // streams`` steps, or ``left + inside`` if that is more: one per cycle as long as bytes
+arrive in time. For that the memory is asked for a chunk of a stream per cycle; they are as many bytes as there may be streams. The next group follows
+without a gap. A row of a weight tile takes one cycle. An instruction takes :data:`LOAD_OVERHEAD` or :data:`FILL_OVERHEAD` cycles besides.
 """
 
 from amaranth.hdl import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.wiring import Out
+from amaranth.utils import ceil_log2
 
 from celosia.rtl.fill import Fill
 from celosia.rtl.interfaces import ActReadSignature, ActWrite, UnitSignature, WeightWriteSignature
-from celosia.rtl.isa import ErrorCode, Header, Opcode, UnfoldInstruction
+from celosia.rtl.isa import ErrorCode, FillInstruction, Header, Opcode, UnfoldInstruction
 from celosia.rtl.lanes import TapLanes
 from celosia.rtl.streams import TapStreams
+from celosia.rtl.walk import Walk
 
-__all__ = ["LOAD_OVERHEAD", "Load"]
+__all__ = ["FILL_OVERHEAD", "LOAD_OVERHEAD", "Load"]
 
-LOAD_OVERHEAD = 19
-"""Cycles from an accepted instruction to ``done``, besides its steps and ``streams + stride_x``, if memory refuses nothing."""
+LOAD_OVERHEAD = 8
+"""Cycles from an accepted ``UNFOLD`` to ``done``, besides its steps and twice ``streams`` less ``left``, if memory refuses nothing."""
+
+FILL_OVERHEAD = 6
+"""Cycles from an accepted ``FILL`` to ``done``, besides one per row of each tile, if memory refuses nothing."""
+
+
+class _Columns(enum.Enum, shape=2):
+    """Where a step's column lies."""
+
+    LEFT = 0
+    INSIDE = 1
+    RIGHT = 2
 
 
 class Load(wiring.Component):
     """The unit that runs ``UNFOLD`` and ``FILL``, see :class:`~celosia.rtl.isa.UnfoldInstruction` and
     :class:`~celosia.rtl.isa.FillInstruction`.
 
-    Words are written modulo 2^16, bytes read modulo 2^20. Only words with a byte that is needed are read.
+    Words are written modulo 2^16, bytes read modulo 2^20. Only words with an inside column are read.
 
     Parameters
     ----------
@@ -41,9 +55,10 @@ class Load(wiring.Component):
     Members
     -------
     unit : ``Out(UnitSignature)``
-        Errors: ``ILLEGAL_FIELD`` if there are too many streams, or their taps do not fit into a word; ``ACT_RANGE``; those of a fill.
+        Errors: ``ILLEGAL_FIELD`` if there are too many streams or a stride of zero, too many rows, or no such slot; ``ACT_RANGE``;
+        ``WEIGHT_RANGE``.
     read : ``Out(ActReadSignature)``
-        The dense tensor.
+        The dense tensor, or the words that become weights.
     write : ``Out(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
         Whole words, in order.
     fill : ``Out(WeightWriteSignature)``
@@ -61,256 +76,146 @@ class Load(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, unit = self.config, self.unit
-        shape = {"rows": config.rows, "streams": config.unfold_streams}
-        m.submodules.streams = streams = TapStreams(**shape, depth=config.act_depth)
-        m.submodules.lanes = lanes = TapLanes(**shape)
+        chunk = 1 << ceil_log2(config.unfold_streams)
+        m.submodules.walk = walk = Walk(rows=config.rows, chunk=chunk, depth=config.act_depth)
+        m.submodules.streams = streams = TapStreams(rows=config.rows, chunk=chunk)
+        m.submodules.lanes = lanes = TapLanes(rows=config.rows, streams=config.unfold_streams)
         m.submodules.fill = fill = Fill(config=config)
         wiring.connect(m, wiring.flipped(self.fill), fill.write)
+        wiring.connect(m, wiring.flipped(self.read), walk.read)
+
         i = Signal(UnfoldInstruction)
+        dest = Signal.like(i.dest)  # of the next word, or the tile of the next row
         index = Signal(16)
-        failed = Signal()
+        filling, failed = Signal(), Signal()
+        as_fill = data.View(FillInstruction, i.as_value())
+        opcode = data.View(Header, unit.i.payload.instruction[: Shape.cast(Header).width]).opcode
+        illegal = Signal()
+        with m.If(filling):
+            m.d.comb += illegal.eq((as_fill.rows > config.rows) | (as_fill.slot >= config.slots))
+        with m.Else():
+            m.d.comb += illegal.eq((i.streams >= config.unfold_streams) | (i.stride_x == 0))
 
-        # Between the walk, which is a group ahead, and the columns.
-        staged, staged_final, turn = Signal(), Signal(), Signal()
-        staged_valid = Signal(config.unfold_streams)
-        group_dest = Signal(16)
-        some = Signal()  # whether any column is inside
-        last = Signal(12)  # columns inside, minus one
-        before_last = Signal(signed(13))
-        finished = Signal()
-
-        # One adder for all addresses, and for the setup.
-        base = i.start  # becomes the address of channel 0, row `base_y`, first column inside
-        channel_base, tap_base = Signal(20), Signal(20)
-        augend, addend, carry, moved = Signal(20), Signal(signed(20)), Signal(), Signal(20)
-        operand = Signal(signed(14))
-        m.d.comb += addend.eq(operand)
-        m.d.comb += moved.eq((Cat(1, augend) + Cat(carry, addend)) >> 1)
-        left_of_tensor = i.x0 < 0
-
-        base_y, tap_y = Signal(signed(16)), Signal(signed(16))
-        ky, channel, no_channel = Signal.like(i.kernel_y), Signal.like(i.channels), Signal()
-        group, y, s = Signal.like(i.groups), Signal.like(i.tile_rows), Signal.like(i.streams)
-        first_group = Signal()
-        repeat = Signal(4)
-        last_ky, last_group, last_row, last_stream = Signal(), Signal(), Signal(), Signal()
-        for flag, counter, limit in ((last_group, group, i.groups), (last_row, y, i.tile_rows), (last_stream, s, i.streams)):
-            m.d.comb += flag.eq(counter == limit)
-        fits = Signal()
-        limits = [min(config.rows // width, config.unfold_streams) for width in range(1, (1 << len(i.kernel_x)) + 1)]
-        m.d.sync += fits.eq(i.streams < Array(limits)[i.kernel_x])
-
-        row = streams.i.payload
-        walking, exists = Signal(), Signal()
+        groups = Signal(range(8))  # the walk has begun and the columns have not ended
+        begin, quiet, finished = Signal(), Signal(), Signal()
         m.d.comb += [
-            streams.hold.eq(walking),
-            tap_y.eq(base_y + ky),
-            exists.eq(~no_channel & (tap_y >= 0) & (tap_y < i.in_height)),
+            walk.take.eq(unit.i.valid & unit.i.ready),
+            walk.begin.eq(begin & ~illegal),
+            walk.instruction.eq(unit.i.payload.instruction),
+            walk.fill.eq(opcode == Opcode.FILL),
+            walk.room.eq(streams.room),
+            streams.arrival.eq(walk.arrival),
+            streams.arrival.valid.eq(walk.arrival.valid & ~filling),
+            streams.data.eq(walk.read.data),
+            streams.filled.eq(walk.filled),
+            streams.pad.eq(i.pad),
         ]
-        m.d.sync += [
-            streams.i.valid.eq(walking & exists & some),
-            row.index.eq(s),
-            Cat(row.offset, row.word).eq(tap_base),
-            row.words.eq((tap_base[: len(row.offset)] + last) >> len(row.offset)),
-        ]
-
-        filling = Signal()
-        m.d.comb += [
-            fill.instruction.eq(i.as_value()),
-            self.read.addr.eq(Mux(filling, fill.read.addr, streams.read.addr)),
-            self.read.valid.eq(fill.read.valid | streams.read.valid),
-        ]
-        for half in (fill, streams):
-            m.d.comb += [half.read.ready.eq(self.read.ready), half.read.data.eq(self.read.data)]
-
-        with m.If(turn):
-            m.d.sync += staged.eq(0)
         with m.FSM() as fsm:
             with m.State("idle"):
                 m.d.comb += [unit.i.ready.eq(1), unit.idle.eq(1)]
-                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index)]
+                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index), filling.eq(opcode == Opcode.FILL)]
+                m.d.sync += dest.eq(data.View(UnfoldInstruction, unit.i.payload.instruction).dest)
                 with m.If(unit.i.valid):
-                    m.next = "operand"
-                    with m.If(data.View(Header, unit.i.payload.instruction[: Shape.cast(Header).width]).opcode == Opcode.FILL):
-                        m.d.comb += fill.start.eq(1)
-                        m.d.sync += filling.eq(1)
-                        m.next = "fill"
-            with m.State("fill"):
-                with m.If(fill.done):
-                    m.d.comb += [unit.done.valid.eq(1), unit.done.signal.eq(i.header.signal)]
-                    m.d.sync += filling.eq(0)
-                    m.next = "idle"
-                with m.If(fill.error.as_value() != 0):
-                    m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(fill.error)]
-                    m.next = "failed"
-            # The setup's operands are registered, and always one state ahead of their addition.
-            with m.State("operand"):
-                m.d.sync += [operand.eq(i.x0), base_y.eq(i.y0), y.eq(0), repeat.eq(i.stride_x)]
-                m.next = "first column"
-            with m.State("first column"):
-                m.d.comb += augend.eq(0)
-                m.d.sync += [tap_base.eq(moved), operand.eq(i.kernel_x)]
-                m.next = "kernel"
-            with m.State("kernel"):
-                m.d.comb += augend.eq(tap_base)
-                m.d.sync += [tap_base.eq(moved), operand.eq(i.tile_cols)]
-                m.next = "span"
-                with m.If(~fits):
+                    m.next = "check"
+            with m.State("check"):
+                m.d.comb += begin.eq(1)
+                m.next = "run"
+                with m.If(illegal):
                     m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(ErrorCode.ILLEGAL_FIELD)]
+                    m.d.sync += failed.eq(1)
                     m.next = "failed"
-            with m.State("span"):
-                m.d.comb += augend.eq(tap_base)
-                m.d.sync += repeat.eq(repeat - 1)
-                with m.If(repeat == 0):
-                    m.d.sync += operand.eq(i.in_width)
-                    m.next = "limit"
-                with m.Else():
-                    m.d.sync += tap_base.eq(moved)
-            with m.State("limit"):  # tap_base: the last column
-                m.d.comb += augend.eq(~0)
-                with m.If(tap_base[:18].as_signed() >= i.in_width):
-                    m.d.sync += tap_base.eq(moved)
-                m.d.sync += operand.eq(Mux(left_of_tensor, -1, ~i.x0))
-                m.next = "inside"
-            with m.State("inside"):  # less the first one inside
-                m.d.comb += [augend.eq(tap_base), carry.eq(1)]
-                m.d.sync += [tap_base.eq(moved), last.eq(moved), some.eq(~moved[-1]), operand.eq(-1)]
-                m.next = "before"
-            with m.State("before"):
-                m.d.comb += augend.eq(tap_base)
-                m.d.sync += [before_last.eq(moved), operand.eq(Mux(left_of_tensor, ~i.x0, -1))]
-                m.next = "start"
-            with m.State("start"):
-                m.d.comb += [augend.eq(base), carry.eq(1)]
-                m.d.sync += [base.eq(moved), operand.eq(0), repeat.eq(0)]
-                m.next = "row"
-            with m.State("row"):
-                m.d.comb += augend.eq(base)
-                m.d.sync += [channel_base.eq(moved), tap_base.eq(moved), repeat.eq(repeat - 1)]
-                m.d.sync += [ky.eq(0), last_ky.eq(i.kernel_y == 0), channel.eq(0), no_channel.eq(0), group.eq(0), first_group.eq(1)]
-                with m.If(repeat == 0):
-                    m.next = "group"
-                with m.Else():
-                    m.d.comb += addend.eq(i.source_row_step)
-                    m.d.sync += [base.eq(moved), base_y.eq(base_y + 1)]
-            with m.State("group"):
-                with m.If(~staged & ~streams.open):
-                    m.d.sync += [s.eq(0), staged_valid.eq(0), first_group.eq(0), group_dest.eq(group_dest + i.dest_group_step)]
-                    with m.If(first_group):
-                        m.d.sync += [group_dest.eq(i.dest), i.dest.eq(i.dest + i.dest_row_step)]
-                    m.next = "walk"
-            with m.State("walk"):
-                m.d.comb += walking.eq(1)
-                m.d.sync += [staged_valid.bit_select(s, 1).eq(exists), s.eq(s + 1), tap_base.eq(moved)]
-                with m.If(last_ky):
-                    m.d.comb += [augend.eq(channel_base), addend.eq(i.channel_step.as_signed())]
-                    m.d.sync += [channel_base.eq(moved), channel.eq(channel + 1), ky.eq(0), last_ky.eq(i.kernel_y == 0)]
-                    with m.If(channel == i.channels):
-                        m.d.sync += no_channel.eq(1)
-                with m.Else():
-                    m.d.comb += [augend.eq(tap_base), addend.eq(i.source_row_step)]
-                    m.d.sync += [ky.eq(ky + 1), last_ky.eq(ky + 1 == i.kernel_y)]
-                with m.If(last_stream):
-                    m.d.sync += [staged.eq(1), staged_final.eq(last_group & last_row), group.eq(group + 1)]
-                    m.next = "group"
-                    with m.If(last_group):
-                        m.d.sync += [y.eq(y + 1), repeat.eq(i.stride_y)]
-                        m.next = "row"
-                        with m.If(last_row):
-                            m.next = "finish"
-            with m.State("finish"):
-                with m.If(finished):
+            with m.State("run"):
+                with m.If(finished & ~failed):
                     m.d.comb += [unit.done.valid.eq(1), unit.done.signal.eq(i.header.signal)]
                     m.next = "idle"
             with m.State("failed"):
                 pass
 
-        # Columns: one group's steps. `column` counts from the first one inside, or is negative left of the tensor.
-        active, final, ahead = Signal(), Signal(), Signal()
-        valid = Signal(config.unfold_streams)
-        column = Signal(signed(13))
-        # Found one step early, because all the streams' words wait for them.
-        taking = Signal(config.unfold_streams)
-        at_last = Signal()
-        until = Signal(5)
-        still = Signal()  # a stride of zero: write the same word again
+        # Columns: one group's steps.
+        columns, column = Signal(_Columns), Signal.like(i.inside)  # the column among those of its kind; left ones from one on
+        until = Signal(range(max(config.rows, 16) + 1))  # steps to the next word
         words = Signal.like(i.tile_cols)
-        dest = Signal(16)
-        step, emit, last_word, advance = Signal(), Signal(), Signal(), Signal()
+        spent = Signal()  # all words are complete, though columns are inside still
+        step, emit, last_word, last_column, turn, advance = (
+            Signal(name=name) for name in ("step", "emit", "last_word", "last_column", "turn", "advance")
+        )
+        inside = columns == _Columns.INSIDE
         m.d.comb += [
-            step.eq(active & advance & (streams.ready | ~taking).all()),
-            emit.eq(until == 0),
+            step.eq((groups != 0) & advance & (~inside | streams.ready)),
+            last_column.eq(column == Mux(columns == _Columns.LEFT, i.left, i.inside)),
+            emit.eq(step & (until == 1) & ~spent),
             last_word.eq(words == i.tile_cols),
-            turn.eq(staged & (~active | (step & emit & last_word))),
-            streams.take.eq(Mux(step, taking, 0)),
-            streams.last.eq(at_last),
+            turn.eq(step & (spent | (emit & last_word)) & ((columns == _Columns.RIGHT) | (inside & last_column))),
+            streams.inside.eq(inside),
+            streams.take.eq(step & inside),
+            streams.last.eq(last_column),
         ]
         with m.If(step):
-            m.d.sync += [column.eq(column + 1), at_last.eq(column == before_last), until.eq(until - 1)]
-            with m.If(at_last & ~ahead):
-                m.d.sync += taking.eq(0)
-            with m.If(ahead & (column == -1)):
-                m.d.sync += [ahead.eq(0), taking.eq(valid)]
-            with m.If(emit):
-                with m.If(i.stride_x == 0):
-                    m.d.sync += [ahead.eq(0), taking.eq(0)]
-                m.d.sync += [until.eq(Mux(i.stride_x == 0, 0, i.stride_x - 1)), still.eq(i.stride_x == 0), words.eq(words + 1)]
-                with m.If(last_word):
-                    m.d.sync += active.eq(0)
-        with m.If(turn):
+            m.d.sync += [column.eq(column + 1), until.eq(Mux(until == 1, i.stride_x, until - 1))]
+            with m.If(last_column & (columns != _Columns.RIGHT)):
+                m.d.sync += [columns.eq(columns.as_value() + 1), column.eq(0)]
+        with m.If(emit):
+            m.d.sync += [words.eq(words + 1), spent.eq(last_word)]
+        with m.If(begin | turn):
             m.d.sync += [
-                active.eq(1),
-                final.eq(staged_final),
-                valid.eq(staged_valid),
-                column.eq(Mux(left_of_tensor, i.x0, 0)),
-                at_last.eq(~left_of_tensor & (last == 0)),
-                ahead.eq(some & left_of_tensor),
-                taking.eq(Mux(some & ~left_of_tensor, staged_valid, 0)),
-                until.eq(i.kernel_x),
-                still.eq(0),
+                columns.eq(i.left == 0),
+                column.eq(i.left != 0),
+                until.eq(Array([config.rows // streams for streams in range(1, config.unfold_streams + 1)])[i.streams]),
                 words.eq(0),
-                dest.eq(group_dest),
+                spent.eq(0),
             ]
+        m.d.sync += groups.eq(groups + walk.group - turn)
 
         # Behind the columns, in step with the lanes (LANES_LATENCY).
         m.d.comb += [
             lanes.advance.eq(advance),
-            lanes.step.eq(step & ~still),
-            lanes.bytes.eq(streams.bytes),
-            lanes.inside.eq(taking),
-            lanes.kernel_x.eq(i.kernel_x),
+            lanes.step.eq(step),
+            lanes.bytes.eq(streams.bytes.as_value()),
+            lanes.inside.eq(inside),
+            lanes.streams_used.eq(i.streams),
             lanes.pad.eq(i.pad),
         ]
-        shape = {"complete": 1, "final": 1, "addr": 16}
-        before, behind = (Signal(data.StructLayout(shape), name=name) for name in ("before", "behind"))
-        in_range, out_of_range = Signal(), Signal()
+        before, complete = Signal(), Signal()
+        in_range = Signal()
         with m.If(advance):
-            m.d.sync += [
-                before.complete.eq(step & emit),
-                before.final.eq(final & last_word),
-                before.addr.eq(dest + words),
-                behind.eq(before),
-                in_range.eq(before.addr < config.act_depth),
-                out_of_range.eq(before.complete & (before.addr >= config.act_depth)),
-            ]
+            m.d.sync += [before.eq(emit), complete.eq(before)]
+        with m.If((complete & advance) | (fill.valid & fill.last)):
+            m.d.sync += dest.eq(dest + 1)
+        with m.If(begin):
+            m.d.sync += in_range.eq(dest < config.act_depth)
+        with m.Elif(complete & advance & (dest == config.act_depth - 1)):
+            m.d.sync += in_range.eq(0)
         m.d.comb += [
-            self.write.valid.eq(behind.complete & in_range),
-            self.write.payload.addr.eq(behind.addr),
+            self.write.valid.eq(complete & in_range),
+            self.write.payload.addr.eq(dest),
             self.write.payload.data.eq(lanes.word),
             self.write.payload.mask.eq(~0),
-            advance.eq(~behind.complete | (in_range & self.write.ready)),
+            advance.eq(~complete | (in_range & self.write.ready)),
+            quiet.eq(~walk.busy & ~before & ~(complete & ~advance) & (groups == 0)),
         ]
-        m.d.sync += finished.eq(behind.complete & behind.final & advance)
+        m.d.sync += finished.eq(quiet & fsm.ongoing("run"))
 
-        with m.If((out_of_range | streams.out_of_range) & ~failed):
-            m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(ErrorCode.ACT_RANGE)]
+        # Rows of weight tiles.
+        m.d.comb += [
+            fill.tile.eq(dest),
+            fill.slot.eq(as_fill.slot),
+            fill.valid.eq(walk.arrival.valid & filling & ~walk.arrival.beyond & ~fill.out_of_range & ~failed),
+            fill.zero.eq(~walk.arrival.read),
+            fill.data.eq(walk.read.data),
+        ]
+
+        code = Signal(ErrorCode)
+        with m.If(walk.arrival.valid & filling & fill.out_of_range):
+            m.d.comb += code.eq(ErrorCode.WEIGHT_RANGE)
+        with m.Elif((walk.arrival.valid & walk.arrival.beyond) | (complete & ~in_range)):
+            m.d.comb += code.eq(ErrorCode.ACT_RANGE)
+        with m.If((code.as_value() != 0) & ~failed):
+            m.d.comb += [unit.error.valid.eq(1), unit.error.code.eq(code)]
             m.d.sync += failed.eq(1)
         m.d.comb += [
             unit.error.index.eq(index),
             unit.trace.busy.eq(~fsm.ongoing("idle")),
-            unit.trace.stall.eq((active & ~step) | fill.stall),
+            unit.trace.stall.eq(Mux(filling, walk.stall, (groups != 0) & ~step)),
             unit.trace.index.eq(index),
         ]
         return m
-
-

@@ -1,35 +1,32 @@
-"""The load unit's byte streams: words of several tap rows fetched through one read port and handed out byte by byte.
+"""The load unit's byte streams: chunks of several tap rows come one by one through one read port and leave column by column.
 
-Each stream holds two words, the one it takes bytes from and the one after it. What it reads next is an entry of a small table
-(word, first byte in it, words after it) that is counted on as words are fetched, so that all streams share one incrementer. The
-first words of the next group's tap rows are fetched while the last bytes of the present ones are taken.
+The buffer has as many banks of bytes as a chunk, all read and written in every cycle. Column ``u`` of stream ``s`` lies in bank
+``(s + u) % chunk``, so that both the bytes of a chunk and those of a column are in different banks::
+
+    bank         0     1     2     3               a chunk of stream 1 that begins with column 2 is turned by 3,
+    column 0   s0 u0 s1 u0 s2 u0 s3 u0             its last byte goes one entry further
+    column 1   s3 u1 s0 u1 s1 u1 s2 u1             column 1 is turned back by 1
 """
 
-from functools import reduce
-from operator import or_
-
 from amaranth.hdl import *
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from celosia.rtl.interfaces import ACT_READ_LATENCY, ActReadSignature
+from celosia.rtl.walk import Arrival
 
-__all__ = ["TapRow", "TapStreams"]
+__all__ = ["TapStreams"]
 
-BYTE_ADDRESS_BITS = 20
-COLUMN_BITS = 12
+ENTRIES = 4
+"""Of ``chunk`` columns: what the memory takes to answer, and what streams that are not aligned need beforehand."""
 
 
-def TapRow(*, rows, streams):
-    """What stream ``index`` reads next: ``words + 1`` words from ``word`` on, the bytes of the first one from ``offset`` on."""
-    offset_bits = ceil_log2(rows)
-    return data.StructLayout({
-        "index": range(streams),
-        "word": BYTE_ADDRESS_BITS - offset_bits,
-        "offset": offset_bits,
-        "words": COLUMN_BITS + 1 - offset_bits,
-    })
+def _turned(values, amount):
+    """Return ``values[(n - amount) % len(values)]`` for every ``n``."""
+    for level in range(ceil_log2(len(values))):
+        step = 1 << level
+        values = [Mux(amount[level], values[n - step], value) for n, value in enumerate(values)]
+    return values
 
 
 class TapStreams(wiring.Component):
@@ -39,124 +36,101 @@ class TapStreams(wiring.Component):
     ----------
     rows : int
         Bytes per activation word.
-    streams : int
-    depth : int
-        Words of the activation memory.
+    chunk : int
+        Bytes of a chunk, a power of two.
 
     Members
     -------
-    i : ``In(stream)`` of :func:`TapRow`, always ready
-        A stream gets its next row only when all words of the one before have been asked for.
-    hold : ``In(1)``
-        High in the cycle before each row of ``i``: nothing is asked for then.
-    open : ``Out(1)``
-        A row of ``i`` has words that are not asked for yet.
-    read : ``Out(ActReadSignature)``
-    ready : ``Out(streams)``
-        Which streams have a byte.
-    bytes : ``Out(ArrayLayout(8, streams))``
-        Those bytes.
-    take : ``In(streams)``
-        Streams to move on; they must be ``ready``.
+    arrival : ``In`` of :func:`~celosia.rtl.walk.Arrival`
+    data : ``In(ArrayLayout(8, rows))``
+        The word that ``arrival`` is about.
+    pad : ``In(8)``
+        Bytes of what was not read, constant.
+    filled : ``In(1)``
+        The walk has used up an entry.
+    room : ``Out(1)``
+        There is another one.
+    ready : ``Out(1)``
+        All streams have a column.
+    bytes : ``Out(ArrayLayout(8, chunk))``
+        Its bytes; zero unless ``inside``.
+    inside : ``In(1)``
+        A column is wanted.
+    take : ``In(1)``
+        Go on to the next column; only if ``ready`` and ``inside``.
     last : ``In(1)``
-        The bytes taken are the last of their rows: the rest of the words is dropped.
-    out_of_range : ``Out(1)``
-        A row leads out of the memory. Nothing more is read.
+        The column taken is the last inside one: the next one is the first of another group.
     """
 
-    def __init__(self, *, rows, streams, depth):
-        if not 1 <= streams <= rows:
-            raise ValueError(f"streams must be between 1 and {rows}, not {streams}")
+    def __init__(self, *, rows, chunk):
         self.rows = rows
-        self.streams = streams
-        self.depth = depth
+        self.chunk = chunk
         super().__init__({
-            "i": In(stream.Signature(TapRow(rows=rows, streams=streams), always_ready=True)),
-            "hold": In(1),
-            "open": Out(1),
-            "read": Out(ActReadSignature(rows=rows)),
-            "ready": Out(streams),
-            "bytes": Out(data.ArrayLayout(8, streams)),
-            "take": In(streams),
+            "arrival": In(Arrival(rows=rows, chunk=chunk)),
+            "data": In(data.ArrayLayout(8, rows)),
+            "pad": In(8),
+            "filled": In(1),
+            "room": Out(1),
+            "ready": Out(1),
+            "bytes": Out(data.ArrayLayout(8, chunk)),
+            "inside": In(1),
+            "take": In(1),
             "last": In(1),
-            "out_of_range": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        row = self.i.payload
-        table_shape = data.StructLayout({name: row.shape()[name].shape for name in ("word", "offset", "words")})
-        m.submodules.table = table = memory.Memory(shape=table_shape, depth=self.streams, init=[])
-        write, look = table.write_port(), table.read_port(domain="comb")
+        chunk, bits = self.chunk, ceil_log2(self.chunk)
+        used, complete = Signal(range(ENTRIES + 1)), Signal(range(ENTRIES + 1))
+        entry, head = Signal(range(ENTRIES)), Signal(range(ENTRIES))
+        released, completed = Signal(), Signal()
+        u = Signal(bits)
 
-        # Ask: the first stream that has words left and room for one. Its entry is written back in the next cycle.
-        left = Signal(self.streams)
-        claimed = Signal(self.streams)
-        chosen = Signal(range(self.streams))
-        wanted, asking, asked = Signal(), Signal(), Signal()
-        request = Signal(row.shape())
-        requested, accepted = Signal(), Signal()
-        for n in reversed(range(self.streams)):
-            with m.If(left[n] & ~claimed[n]):
-                m.d.comb += [chosen.eq(n), wanted.eq(1)]
-        m.d.comb += [
-            self.open.eq(left.any()),
-            look.addr.eq(chosen),
-            asking.eq(wanted & ~self.hold & (~requested | accepted)),
-        ]
-        m.d.sync += [asked.eq(asking), requested.eq(asking | (requested & ~accepted))]
-        with m.If(asking):
-            m.d.sync += [request.index.eq(chosen), *(request[name].eq(look.data[name]) for name in table_shape.members)]
-        m.d.comb += write.en.eq(self.i.valid | asked)
-        with m.If(self.i.valid):
-            m.d.comb += [write.addr.eq(row.index), *(write.data[name].eq(row[name]) for name in table_shape.members)]
+        # Behind the memory: the chunk, where it goes, and which of its bytes belong to the entry before.
+        arrival = Signal.like(self.arrival)
+        words = data.View(data.ArrayLayout(8 * chunk, self.rows // chunk), self.data.as_value())
+        value = Signal(data.ArrayLayout(8, chunk))
+        earlier = Signal(chunk)
+        turn = Signal(bits)
+        padding = Signal(8)  # an OR fits into the LUTs of the turn
+        with m.If(~self.arrival.read):
+            m.d.sync += value.eq(0)
         with m.Else():
+            m.d.sync += value.eq(words[self.arrival.sub])
+        m.d.sync += [
+            arrival.eq(self.arrival),
+            padding.eq(Mux(self.arrival.read, 0, self.pad)),
+            earlier.eq(Cat(self.arrival.offset > n for n in range(chunk))),
+            turn.eq(self.arrival.stream - self.arrival.offset),
+        ]
+        column = _turned([Cat(value[n] | padding, earlier[n]) for n in range(chunk)], turn)
+        outputs = []
+        for bank in range(chunk):
+            storage = memory.Memory(shape=8, depth=ENTRIES * chunk, init=[], attrs={"ram_style": "distributed"})
+            m.submodules[f"bank{bank}"] = storage
+            write, read = storage.write_port(), storage.read_port(domain="comb")
+            before = column[bank][8]
             m.d.comb += [
-                write.addr.eq(request.index),
-                write.data.word.eq(request.word + 1),
-                write.data.words.eq(request.words - 1),
+                write.en.eq(arrival.valid & ~(arrival.first & before)),
+                write.addr.eq(Cat(arrival.stream, (entry - before)[: len(entry)])),
+                write.data.eq(column[bank][:8]),
+                read.addr.eq(Cat((bank - u)[:bits], head)),
             ]
+            outputs.append(read.data & self.inside.replicate(8))
+        m.d.comb += Cat(self.bytes[n] for n in range(chunk)).eq(Cat(_turned(outputs, -u)))
 
         m.d.comb += [
-            self.out_of_range.eq(requested & (request.word >= self.depth)),
-            self.read.valid.eq(requested & ~self.out_of_range),
-            self.read.addr.eq(request.word),
-            accepted.eq(self.read.valid & self.read.ready),
+            completed.eq(arrival.valid & arrival.last & (~arrival.first if bits else 1)),
+            released.eq(self.take & (self.last | u.all())),
+            self.room.eq(used != ENTRIES),
+            self.ready.eq(complete != 0),
         ]
-        arriving, index, offset = accepted, request.index, request.offset
-        for _ in range(ACT_READ_LATENCY):
-            arriving, index, offset = (_delayed(m, value) for value in (arriving, index, offset))
-
-        first = Signal(self.rows)
-        m.d.comb += first.eq(1 << offset)
-
-        for n in range(self.streams):
-            word, following = (Signal(data.ArrayLayout(8, self.rows), name=f"{name}{n}", reset_less=True)
-                               for name in ("word", "following"))  # fmt: skip
-            # One bit per byte, the current one's set: in LUTs of four inputs, an AND-OR takes fewer than a multiplexer.
-            position, start = (Signal(self.rows, name=f"{name}{n}", reset_less=True) for name in ("position", "start"))
-            full, waiting, refill, empties = (Signal(name=f"{name}{n}") for name in ("full", "waiting", "refill", "empties"))
-            m.d.comb += [
-                self.ready[n].eq(full),
-                self.bytes[n].eq(reduce(or_, (Mux(chosen, byte, 0) for chosen, byte in zip(position, word)))),
-                empties.eq(self.take[n] & (self.last | position[-1])),
-                refill.eq(waiting & (~full | empties)),
-            ]
-            m.d.sync += full.eq(refill | (full & ~empties))
-            with m.If(refill):
-                m.d.sync += [word.eq(following), position.eq(start), waiting.eq(0), claimed[n].eq(0)]
-            with m.Elif(self.take[n]):
-                m.d.sync += position.eq(position << 1)
-            with m.If(arriving & (index == n)):
-                m.d.sync += [following.eq(self.read.data), start.eq(first), waiting.eq(1)]
-            with m.If(asking & (chosen == n)):
-                m.d.sync += [claimed[n].eq(1), left[n].eq(look.data.words != 0)]
-            with m.If(self.i.valid & (row.index == n)):
-                m.d.sync += left[n].eq(1)
+        m.d.sync += [
+            used.eq(used + self.filled - released),
+            complete.eq(complete + completed - released),
+            entry.eq(entry + (arrival.valid & arrival.last & ~arrival.over)),
+            head.eq(head + released),
+        ]
+        with m.If(self.take):
+            m.d.sync += u.eq(Mux(self.last, 0, u + 1))
         return m
-
-
-def _delayed(m, value):
-    late = Signal.like(value)
-    m.d.sync += late.eq(value)
-    return late

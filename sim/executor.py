@@ -322,28 +322,32 @@ class Executor:
         if i.opcode == Opcode.FILL:
             self._fill(index, i)
             return
-        if i.streams * i.kernel_x > config.rows or i.streams > config.unfold_streams:
-            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"{i.streams} streams of {i.kernel_x} taps")
-        address, inside = unfold_bytes(i)
-        self._check_act(index, address[inside] // config.rows)
+        if i.streams > config.unfold_streams or not i.stride_x:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"{i.streams} streams, stride {i.stride_x}")
+        address, exists = unfold_bytes(i)
+        self._check_act(index, address[exists] // config.rows)
         dest = unfold_words(i)
         self._check_act(index, dest)
         batch = len(self.act)
-        pad = np.uint8(i.pad).view(np.int8)
-        values = np.full((batch, *dest.shape, config.rows), pad, np.int8)
-        taps = self.act.reshape(batch, -1)[:, np.where(inside, address, 0)]
-        taps[:, ~inside] = pad
-        values[..., : i.streams * i.kernel_x] = taps.reshape(*values.shape[:-1], -1)
+        columns = config.rows // i.streams
+        span = (i.tile_cols - 1) * i.stride_x + columns
+        taps = np.full((batch, *exists.shape, max(span, i.left + i.inside)), np.uint8(i.pad).view(np.int8), np.int8)
+        taps[:, exists, i.left : i.left + i.inside] = self.act.reshape(batch, -1)[:, address[exists]]
+        window = np.arange(i.tile_cols)[:, None] * i.stride_x + np.arange(columns)
+        values = np.full((batch, *dest.shape, config.rows), np.uint8(i.pad).view(np.int8), np.int8)
+        taps = taps[..., window].transpose(0, 1, 2, 4, 3, 5)  # [batch, y, group, x, stream, column]
+        values[..., : i.streams * columns] = taps.reshape(batch, *dest.shape, -1)
         self.act[:, dest] = values
 
     def _fill(self, index, i):
         config = self.config
         if i.rows > config.rows or i.slot >= config.slots:
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"{i.rows} rows, slot {i.slot}")
-        if i.weights + i.tiles > config.weight_tiles:
-            raise GoldenError(ErrorCode.WEIGHT_RANGE, index, f"weight tile {i.weights + i.tiles - 1}")
-        source = fill_words(i)
-        self._check_act(index, source)
+        source = fill_words(i, config)
+        for tile, words in enumerate(source, i.weights):
+            if tile >= config.weight_tiles:
+                raise GoldenError(ErrorCode.WEIGHT_RANGE, index, f"weight tile {tile}")
+            self._check_act(index, words)
         tiles = self.weights[:, i.weights : i.weights + i.tiles]
         tiles[:, :, : i.rows] = self.act[:, source, i.slot * config.cols : (i.slot + 1) * config.cols]
         tiles[:, :, i.rows :] = 0

@@ -54,21 +54,17 @@ def store_words(instruction):
     return dest, (i.operand + block * i.operand_block_step + y * i.operand_row_step + x * step) & ADDRESS_MASK
 
 
-def fill_words(instruction):
+def fill_words(instruction, config):
     """Return the words a ``FILL`` reads, int32 ``[tiles, rows]``."""
     i = instruction
-    return (i.source + np.arange(i.tiles)[:, None] * i.tile_step + np.arange(i.rows) * i.row_step) & ADDRESS_MASK
+    row = np.arange(i.tiles)[:, None] * config.rows + np.arange(i.rows)
+    return (i.source + row * i.row_step & BYTE_MASK) // config.rows
 
 
 def unfold_words(instruction):
     """Return the words an ``UNFOLD`` writes, int32 ``[tile_rows, groups, tile_cols]``."""
     i = instruction
-    return (
-        i.dest
-        + np.arange(i.tile_rows)[:, None, None] * i.dest_row_step
-        + np.arange(i.groups)[:, None] * i.dest_group_step
-        + np.arange(i.tile_cols)
-    ) & ADDRESS_MASK
+    return i.dest + np.arange(i.tile_rows * i.groups * i.tile_cols).reshape(i.tile_rows, i.groups, i.tile_cols) & ADDRESS_MASK
 
 
 def unfold_bytes(instruction):
@@ -76,27 +72,19 @@ def unfold_bytes(instruction):
 
     Returns
     -------
-    address : int32 ``[tile_rows, groups, tile_cols, streams, kernel_x]``, in bytes
-    inside : bool, same shape
-        False where ``pad`` is used and nothing is read.
+    address : int32 ``[tile_rows, groups, streams, inside]``, in bytes, of the columns from ``left`` on
+    exists : bool ``[tile_rows, groups, streams]``
+        False for tap rows that are ``pad``: nothing is read.
     """
     i = instruction
-    tap_row = np.arange(i.groups)[:, None, None, None] * i.streams + np.arange(i.streams)[:, None]
+    tap_row = np.arange(i.groups)[:, None] * i.streams + np.arange(i.streams)
     channel, ky = np.divmod(tap_row, i.kernel_y)
-    y = np.arange(i.tile_rows)[:, None, None, None, None]
-    x = np.arange(i.tile_cols)[:, None, None]
-    kx = np.arange(i.kernel_x)
-    iy = i.y0 + y * i.stride_y + ky
-    ix = i.x0 + x * i.stride_x + kx
-    address = (
-        i.start
-        + channel * i.channel_step
-        + (y * i.stride_y + ky) * i.source_row_step
-        + x * i.stride_x
-        + kx
-    ) & BYTE_MASK  # fmt: skip
-    inside = (iy >= 0) & (iy < i.in_height) & (ix >= 0) & (ix < i.in_width) & (channel < i.channels)
-    return np.broadcast_arrays(address, inside)
+    y = np.arange(i.tile_rows)[:, None, None]
+    offset = tap_row * i.row_step + channel * (i.channel_step - i.row_step)
+    first = i.start + y * (offset[-1, -1] + i.tile_step) + offset
+    iy = (i.y0 + y * i.stride_y + ky + (1 << 12) & (1 << 13) - 1) - (1 << 12)
+    exists = (iy >= 0) & (iy < i.in_height) & (tap_row < (i.groups - 1) * i.streams + i.last_streams)
+    return first[..., None] + np.arange(i.inside) & BYTE_MASK, exists
 
 
 def weight_tiles(instruction):

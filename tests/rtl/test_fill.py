@@ -7,9 +7,9 @@ import pytest
 from amaranth.sim import Simulator
 
 from celosia.rtl.config import PRESETS
-from celosia.rtl.fill import FILL_OVERHEAD, Fill
 from celosia.rtl.interfaces import ACT_READ_LATENCY
 from celosia.rtl.isa import ErrorCode, Instruction, Opcode, encode
+from celosia.rtl.load import FILL_OVERHEAD, Load
 from celosia.sim.benches.load_cases import random_fill
 from celosia.sim.benches.stimuli import random_machine
 from celosia.sim.executor import GoldenError
@@ -23,7 +23,7 @@ CONFIGS = {
 
 def simulate(config, instructions, act, *, refuse=0.0, seed=0):
     """Return ``(weights, cycles of each, error)``; a row that is not written shows as the byte 0x5A."""
-    dut = Fill(config=config)
+    dut = Load(config=config)
     rng = np.random.default_rng(seed)
     weights = np.full((config.weight_tiles, config.rows, config.cols), 0x5A, np.int8)
     cycles, errors = [], []
@@ -31,25 +31,29 @@ def simulate(config, instructions, act, *, refuse=0.0, seed=0):
     async def testbench(ctx):
         arriving = [None] * (ACT_READ_LATENCY - 1)
         for instruction in instructions:
-            ctx.set(dut.start, 1)
+            assert ctx.get(dut.unit.i.ready)
+            ctx.set(dut.unit.i.payload.instruction, encode(instruction))
+            ctx.set(dut.unit.i.valid, 1)
             for cycle in range(3000):
                 ctx.set(dut.read.ready, rng.random() >= refuse)
                 fetched = None
+                assert not ctx.get(dut.write.valid)
                 if ctx.get(dut.read.valid):
                     assert ctx.get(dut.read.addr) < config.act_depth
                     fetched = act[ctx.get(dut.read.addr)] if ctx.get(dut.read.ready) else None
                 arriving.append(fetched)
-                if enable := ctx.get(dut.write.en):
+                if enable := ctx.get(dut.fill.en):
                     assert enable.bit_count() == 1
-                    tile, entry = divmod(ctx.get(dut.write.addr), config.load_cycles)
-                    weights[tile, (enable.bit_length() - 1) * config.load_cycles + entry] = list(ctx.get(dut.write.data))
-                done, error = ctx.get(dut.done), ErrorCode(ctx.get(dut.error))
+                    tile, entry = divmod(ctx.get(dut.fill.addr), config.load_cycles)
+                    weights[tile, (enable.bit_length() - 1) * config.load_cycles + entry] = list(ctx.get(dut.fill.data))
+                done, error = ctx.get(dut.unit.done.valid), ErrorCode(ctx.get(dut.unit.error.code))
+                failed = ctx.get(dut.unit.error.valid)
                 await ctx.tick()
-                ctx.set(dut.start, 0)
-                ctx.set(dut.instruction.as_value(), encode(instruction))
+                ctx.set(dut.unit.i.valid, 0)
+                ctx.set(dut.unit.i.payload.instruction, 0)
                 word = arriving.pop(0)
                 ctx.set(dut.read.data, list(rng.bytes(config.rows)) if word is None else [int(n) & 255 for n in word])
-                if error is not ErrorCode.NONE:
+                if failed:
                     errors.append(error)
                 if done or errors:
                     cycles.append(cycle)
@@ -87,15 +91,17 @@ def test_tiles_equal_the_golden_executors_and_nothing_else_is_written(config, re
     ({"slot": 4}, ErrorCode.ILLEGAL_FIELD),
     ({"weights": 6}, ErrorCode.WEIGHT_RANGE),
     ({"weights": 0xFFFF}, ErrorCode.WEIGHT_RANGE),
-    ({"source": 100 - 8}, ErrorCode.ACT_RANGE),
-    ({"source": 0xFFFF}, ErrorCode.ACT_RANGE),
-    ({"source": 100 - 8, "rows": 7}, ErrorCode.NONE),
-    ({"weights": 5, "source": 100 - 9, "slot": 3}, ErrorCode.NONE),
-    ({"source": 0x10000 - 8, "tile_step": 8, "tiles": 2, "rows": 1}, ErrorCode.ACT_RANGE),
+    ({"weights": 6, "source": 100 * 8}, ErrorCode.ACT_RANGE),
+    ({"weights": 6, "source": 92 * 8}, ErrorCode.WEIGHT_RANGE),
+    ({"source": 85 * 8}, ErrorCode.ACT_RANGE),
+    ({"source": 0xFFFF8}, ErrorCode.ACT_RANGE),
+    ({"source": 85 * 8, "rows": 7}, ErrorCode.NONE),
+    ({"weights": 5, "source": 84 * 8, "slot": 3}, ErrorCode.NONE),
+    ({"source": 0xFFFC0, "rows": 1}, ErrorCode.ACT_RANGE),
 ])  # fmt: skip
 def test_errors_are_those_of_the_golden_executor(changes, code):
     config = CONFIGS["8 × 2, one bank"]
-    fields = {"weights": 0, "tiles": 2, "rows": 8, "source": 0, "row_step": 1, "tile_step": 1, "slot": 0}
+    fields = {"weights": 0, "tiles": 2, "rows": 8, "source": 0, "row_step": 8, "slot": 0}
     instruction = Instruction(Opcode.FILL, **(fields | changes))
     golden = random_machine(config, np.random.default_rng(3))
     _, _, errors = simulate(config, [instruction], golden.act[0])

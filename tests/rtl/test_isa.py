@@ -22,12 +22,11 @@ COMBINE = STORE.replace(
     operand_row_step=0x7F, operand_still=1, raw=4,
 )  # fmt: skip
 UNFOLD = Instruction(
-    Opcode.UNFOLD, signal_execute=1, start=0xFFFDF, dest=0x200, channels=3, kernel_y=3, kernel_x=3, streams=5, groups=2,
-    tile_rows=4, tile_cols=32, y0=-1, x0=-1, stride_y=1, stride_x=1, in_height=32, in_width=32, channel_step=1024,
-    source_row_step=32, dest_row_step=64, dest_group_step=32, pad=0x80,
+    Opcode.UNFOLD, signal_execute=1, start=0xFFFE0, dest=0x200, in_height=32, groups=2, row_step=32, channel_step=0x3C0, tile_step=0xFF420,
+    kernel_y=3, streams=5, last_streams=4, tile_rows=4, tile_cols=32, y0=-1, stride_y=1, stride_x=1, left=1, inside=32, pad=0x80,
 )  # fmt: skip
 FILL = Instruction(
-    Opcode.FILL, wait_execute=1, signal_execute=1, weights=0x123, source=0x456, row_step=2, tile_step=0x20, rows=13, tiles=3,
+    Opcode.FILL, wait_execute=1, signal_execute=1, weights=0x123, source=0x4560, row_step=0x20, rows=13, tiles=3,
     slot=1,
 )  # fmt: skip
 WORDS = [
@@ -36,8 +35,8 @@ WORDS = [
     (EXECUTE.replace(depthwise=1, gap=2, tail=1, slot=5), 0xA5410020010000080008010444042081F00C080083FFFFFFFFDF123440300002),
     (STORE, 0x1FE0200003C000007C030100000020010020001003),
     (COMBINE, 0x9007F800164FDABCD48D101FE0200003C000007C030100000020010020001003),
-    (UNFOLD, 0x200008001000800100008008047FFFFFF01F00C048208020200FFFDF20000004),
-    (FILL, 0x810C002000020456012320001005),
+    (UNFOLD, 0x10000F80088FFFC07C031902020FF420003C0010200200FFFE020000004),
+    (FILL, 0x1000200200D01230456020001005),
     (Instruction(Opcode.END), 1),
 ]
 
@@ -79,7 +78,7 @@ def test_unknown_field_and_missing_size_are_named():
         isa.largest(isa.ExecuteInstruction, "rows")
     with pytest.raises(ValueError, match="EXECUTE has no field 'rows'"):
         Instruction(Opcode.EXECUTE, rows=1)
-    with pytest.raises(ValueError, match=r"UnfoldInstruction\.channels must be given"):
+    with pytest.raises(ValueError, match=r"UnfoldInstruction\.groups must be given"):
         Instruction(Opcode.UNFOLD)
 
 

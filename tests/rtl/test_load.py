@@ -25,25 +25,34 @@ CONFIGS = {
 def unfold(i, memory):
     """Return the bytes of ``memory`` (words × rows) after ``i``, as the instruction set describes it."""
     rows = memory.shape[1]
+    columns = rows // i.streams
     source = memory.reshape(-1)
     result = memory.copy()
+    address, dest = i.start, i.dest
     for y in range(i.tile_rows):
+        firsts = []
+        for tap_row in range(i.groups * i.streams):
+            firsts.append(address)
+            address += i.row_step if (tap_row + 1) % i.kernel_y else i.channel_step
+        address = firsts[-1] + i.tile_step
         for g in range(i.groups):
             for x in range(i.tile_cols):
                 word = np.full(rows, i.pad, np.uint8)
                 for s in range(i.streams):
-                    channel, ky = divmod(g * i.streams + s, i.kernel_y)
-                    for kx in range(i.kernel_x):
-                        iy, ix = i.y0 + y * i.stride_y + ky, i.x0 + x * i.stride_x + kx
-                        if 0 <= iy < i.in_height and 0 <= ix < i.in_width and channel < i.channels:
-                            offset = channel * i.channel_step + (iy - i.y0) * i.source_row_step + ix - i.x0
-                            word[s * i.kernel_x + kx] = source[(i.start + offset) % (1 << 20)]
-                result[(i.dest + y * i.dest_row_step + g * i.dest_group_step + x) % (1 << 16)] = word
+                    tap_row = g * i.streams + s
+                    iy = i.y0 + y * i.stride_y + tap_row % i.kernel_y
+                    exists = 0 <= (iy + 4096) % 8192 - 4096 < i.in_height and (g < i.groups - 1 or s < i.last_streams)
+                    for kx in range(columns):
+                        column = x * i.stride_x + kx - i.left
+                        if exists and 0 <= column < i.inside:
+                            word[s * columns + kx] = source[(firsts[tap_row] + column) % (1 << 20)]
+                result[dest % (1 << 16)] = word
+                dest += 1
     return result
 
 
-def steps(i):
-    return i.tile_rows * i.groups * ((i.tile_cols - 1) * i.stride_x + i.kernel_x)
+def steps(i, config):
+    return i.tile_rows * i.groups * max((i.tile_cols - 1) * i.stride_x + config.rows // i.streams, i.left + i.inside)
 
 
 @dataclasses.dataclass
@@ -156,24 +165,23 @@ def test_stalls_on_either_side_change_no_byte(gap, refuse_reads, refuse_writes):
     check(config, instructions, rng, gap=gap, refuse_reads=refuse_reads, refuse_writes=refuse_writes)
 
 
-@pytest.mark.parametrize("kernel_x", range(1, 17))
-def test_every_kernel_width_with_as_many_streams_as_fit(kernel_x):
+@pytest.mark.parametrize("streams", range(1, 17))
+def test_every_number_of_streams(streams):
     config = CONFIGS["16 rows, 16 streams"]
-    rng = np.random.default_rng(kernel_x)
-    streams = 16 // kernel_x
+    rng = np.random.default_rng(streams)
     check(config, [Instruction(
-        Opcode.UNFOLD, start=(1003 - 2 * 21 - 2) % (1 << 20), dest=3000, channels=2, kernel_y=streams, kernel_x=kernel_x,
-        streams=streams, groups=2, tile_rows=3, tile_cols=9, y0=-2, x0=-2, stride_y=2, stride_x=2, in_height=8, in_width=21,
-        channel_step=8 * 21, source_row_step=21, dest_row_step=18, dest_group_step=9, pad=0x5A,
+        Opcode.UNFOLD, start=(1003 - 2 * 21) % (1 << 20), dest=3000, kernel_y=streams, streams=streams, groups=2, last_streams=streams,
+        tile_rows=3, tile_cols=9, y0=-2, stride_y=2, stride_x=2, in_height=8, left=2, inside=21, row_step=21,
+        channel_step=(9 - streams) * 21 % (1 << 20), tile_step=(2 - 8 - streams + 1) * 21 % (1 << 20), pad=0x5A,
     )], rng)  # fmt: skip
 
 
 def first_layer(*, tile_rows=32):
     """A 3 × 3 layer on 3 × 32 × 32 with padding 1, 27 tap rows in two groups of five."""
     return Instruction(
-        Opcode.UNFOLD, start=(-33) % (1 << 20), dest=4096, channels=3, kernel_y=3, kernel_x=3, streams=5, groups=2,
-        tile_rows=tile_rows, tile_cols=32, y0=-1, x0=-1, stride_y=1, stride_x=1, in_height=32, in_width=32,
-        channel_step=1024, source_row_step=32, dest_row_step=64, dest_group_step=32, pad=0x80,
+        Opcode.UNFOLD, start=(-32) % (1 << 20), dest=4096, kernel_y=3, streams=5, groups=2, last_streams=4, tile_rows=tile_rows,
+        tile_cols=32, y0=-1, stride_y=1, stride_x=1, in_height=32, left=1, inside=32, row_step=32, channel_step=1024 - 64,
+        tile_step=(32 - 3 * 1024) % (1 << 20), pad=0x80,
     )  # fmt: skip
 
 
@@ -181,28 +189,27 @@ def test_first_layer_of_a_cifar_network_takes_one_cycle_per_step():
     config = CONFIGS["16 rows"]
     instruction = first_layer()
     outcome = check(config, [instruction], np.random.default_rng(5))
-    assert steps(instruction) == 32 * 2 * 34
-    assert outcome.cycles == [steps(instruction) + LOAD_OVERHEAD + instruction.streams + instruction.stride_x]
+    assert steps(instruction, config) == 32 * 2 * 34
+    assert outcome.cycles == [steps(instruction, config) + LOAD_OVERHEAD + 2 * instruction.streams - instruction.left]
 
 
 def test_one_word_takes_the_overhead_stated():
     one = Instruction(
-        Opcode.UNFOLD, start=0, dest=2000, channels=1, kernel_y=1, kernel_x=1, streams=1, groups=1, tile_rows=1, tile_cols=1,
-        y0=0, x0=0, stride_y=1, stride_x=1, in_height=1, in_width=1, channel_step=1, source_row_step=1,
+        Opcode.UNFOLD, start=0, dest=2000, kernel_y=1, streams=1, groups=1, last_streams=1, tile_rows=1, tile_cols=1, stride_x=1,
+        in_height=1, inside=1,
     )  # fmt: skip
     outcome = check(CONFIGS["8 rows"], [one, one], np.random.default_rng(5))
-    assert outcome.cycles == [1 + LOAD_OVERHEAD + 2] * 2
+    assert outcome.cycles == [8 + LOAD_OVERHEAD + 2] * 2
 
 
 @pytest.mark.parametrize("changes, code", [
-    ({"streams": 6}, ErrorCode.ILLEGAL_FIELD),
-    ({"kernel_x": 4}, ErrorCode.ILLEGAL_FIELD),
-    ({"kernel_x": 32, "streams": 1}, ErrorCode.ILLEGAL_FIELD),
-    ({"kernel_x": 1, "streams": 9}, ErrorCode.ILLEGAL_FIELD),
+    ({"streams": 9}, ErrorCode.ILLEGAL_FIELD),
+    ({"streams": 32}, ErrorCode.ILLEGAL_FIELD),
+    ({"stride_x": 0}, ErrorCode.ILLEGAL_FIELD),
     ({"dest": 8192 - 127}, ErrorCode.ACT_RANGE),
     ({"dest": 0xFFFF, "tile_rows": 1}, ErrorCode.ACT_RANGE),
-    ({"start": 8192 * 16 - 3 * 1024 - 33 + 1}, ErrorCode.ACT_RANGE),
-    ({"start": (-34) % (1 << 20)}, ErrorCode.ACT_RANGE),
+    ({"start": 8192 * 16 - 3 * 1024 - 32 + 1}, ErrorCode.ACT_RANGE),
+    ({"start": (-33) % (1 << 20)}, ErrorCode.ACT_RANGE),
     ({"channel_step": 0xFFFFF}, ErrorCode.ACT_RANGE),
 ])  # fmt: skip
 def test_errors_name_the_instruction_and_stop_the_unit(changes, code):
@@ -222,14 +229,15 @@ def test_errors_name_the_instruction_and_stop_the_unit(changes, code):
 
 @pytest.mark.parametrize("changes", [
     {"dest": 8192 - 2048},
-    {"start": 8192 * 16 - 3 * 1024 - 33},
-    {"kernel_x": 2, "streams": 8},
-    {"x0": -4096},
+    {"start": 8192 * 16 - 3 * 1024 - 32},
+    {"streams": 8, "last_streams": 1},
+    {"left": 1024},
+    {"left": 1024, "tile_cols": 1200, "tile_rows": 1},
+    {"inside": 200},
     {"y0": -4096},
-    {"x0": 4095},
     {"y0": 4095},
-    {"stride_x": 0},
-    {"tile_cols": 70, "dest_group_step": 70, "dest_row_step": 140, "tile_rows": 2, "stride_x": 15},
+    {"stride_y": 0},
+    {"tile_cols": 70, "tile_rows": 2, "stride_x": 15},
 ])  # fmt: skip
 def test_values_at_the_edge_of_their_range_work(changes):
     config = CONFIGS["16 rows"]

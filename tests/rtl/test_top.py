@@ -112,12 +112,11 @@ def test_memories_belong_to_the_units_while_busy(engine):
 
 
 UNFOLD = Instruction(
-    Opcode.UNFOLD, channels=1, kernel_y=1, kernel_x=1, streams=1, groups=1, tile_rows=1, tile_cols=1, in_height=1, in_width=1,
-    stride_y=1, stride_x=1, dest=50,
+    Opcode.UNFOLD, kernel_y=1, streams=1, groups=1, last_streams=1, tile_rows=1, tile_cols=1, in_height=1, inside=1, stride_x=1, dest=50,
 )  # fmt: skip
 
 
-FILL = Instruction(Opcode.FILL, tiles=2, rows=4, row_step=1, tile_step=4, weights=8)
+FILL = Instruction(Opcode.FILL, tiles=2, rows=4, row_step=4, weights=8)
 
 
 @pytest.mark.parametrize("words, expected", [
@@ -144,7 +143,7 @@ FILL = Instruction(Opcode.FILL, tiles=2, rows=4, row_step=1, tile_step=4, weight
     ((FILL.replace(rows=5), END), (ErrorCode.ILLEGAL_FIELD, Unit.LOAD, 0)),
     ((FILL.replace(slot=1), END), (ErrorCode.ILLEGAL_FIELD, Unit.LOAD, 0)),
     ((FILL, FILL.replace(weights=CONFIG.weight_tiles - 1), END), (ErrorCode.WEIGHT_RANGE, Unit.LOAD, 1)),
-    ((FILL.replace(source=CONFIG.act_depth - 7), END), (ErrorCode.ACT_RANGE, Unit.LOAD, 0)),
+    ((FILL.replace(source=CONFIG.act_bytes - 7 * 4), END), (ErrorCode.ACT_RANGE, Unit.LOAD, 0)),
 ])  # fmt: skip
 def test_a_bad_program_stops_with_its_cause_and_the_engine_runs_again(engine, words, expected):
     assert run(engine, *words) == expected

@@ -250,46 +250,45 @@ def test_store_equals_the_instruction_sets_text(config, seed):
 @pytest.mark.parametrize("seed", range(40))
 def test_unfold_equals_the_instruction_sets_text(config, seed):
     rng = np.random.default_rng(seed)
-    channels, kernel_y, height, width = (int(n) for n in rng.integers(1, 5, 4))
-    kernel_x = int(rng.integers(1, config.rows + 1))
+    channels, kernel_y, height, inside = (int(n) for n in rng.integers(1, 5, 4))
+    streams = int(rng.integers(1, config.unfold_streams + 1))
+    groups = -(-channels * kernel_y // streams)
     i = Instruction(
         Opcode.UNFOLD,
         start=0,
         dest=300,
-        channels=channels,
         kernel_y=kernel_y,
-        kernel_x=kernel_x,
-        streams=int(rng.integers(1, min(config.unfold_streams, config.rows // kernel_x) + 1)),
-        groups=int(rng.integers(1, 4)),
+        streams=streams,
+        groups=groups,
+        last_streams=channels * kernel_y - (groups - 1) * streams,
         tile_rows=int(rng.integers(1, 4)),
         tile_cols=int(rng.integers(1, 5)),
         y0=int(rng.integers(-2, 2)),
-        x0=int(rng.integers(-2, 2)),
+        left=int(rng.integers(0, 3)),
+        inside=inside,
         stride_y=int(rng.integers(1, 3)),
         stride_x=int(rng.integers(1, 3)),
         in_height=height,
-        in_width=width,
-        channel_step=height * width,
-        source_row_step=width,
-        dest_row_step=20,
-        dest_group_step=6,
+        row_step=inside,
+        channel_step=(height - kernel_y + 1) * inside % (1 << 20),
         pad=int(rng.integers(0, 256)),
     )
     source = 77
-    i = i.replace(start=(source + i.y0 * width + i.x0) % (1 << 20))
+    last = groups * streams - 1
+    tile_step = (i.stride_y - last // kernel_y * height - last % kernel_y) * inside
+    i = i.replace(start=(source + i.y0 * inside) % (1 << 20), tile_step=tile_step % (1 << 20))
     machine, _ = random_machine(config, rng)
     dense, expected = machine.act[0].reshape(-1).copy(), machine.act[0].copy()
-    for y in range(i.tile_rows):
-        for g in range(i.groups):
-            for x in range(i.tile_cols):
-                word = np.full(config.rows, np.uint8(i.pad).astype(np.int8))
-                for s in range(i.streams):
-                    channel, ky = divmod(g * i.streams + s, kernel_y)
-                    for kx in range(kernel_x):
-                        iy, ix = i.y0 + y * i.stride_y + ky, i.x0 + x * i.stride_x + kx
-                        if channel < channels and 0 <= iy < height and 0 <= ix < width:
-                            word[s * kernel_x + kx] = dense[source + channel * height * width + iy * width + ix]
-                expected[i.dest + y * i.dest_row_step + g * i.dest_group_step + x] = word
+    columns = config.rows // streams
+    for n, (y, g, x) in enumerate(np.ndindex(i.tile_rows, groups, i.tile_cols)):
+        word = np.full(config.rows, np.uint8(i.pad).astype(np.int8))
+        for s in range(streams):
+            channel, ky = divmod(g * streams + s, kernel_y)
+            for kx in range(columns):
+                iy, ix = i.y0 + y * i.stride_y + ky, x * i.stride_x + kx - i.left
+                if channel < channels and 0 <= iy < height and 0 <= ix < inside:
+                    word[s * columns + kx] = dense[source + channel * height * inside + iy * inside + ix]
+        expected[i.dest + n] = word
     machine.run_load(0, i)
     assert (machine.act[0] == expected).all()
 
@@ -303,23 +302,23 @@ def test_fill_equals_the_instruction_sets_text(config, seed):
         weights=int(rng.integers(0, 20)),
         tiles=int(rng.integers(1, 5)),
         rows=int(rng.integers(1, config.rows + 1)),
-        source=int(rng.integers(0, 100)),
-        row_step=int(rng.integers(0, 9)),
-        tile_step=int(rng.integers(0, 40)),
+        source=int(rng.integers(0, 100)) * config.rows,
+        row_step=int(rng.integers(0, 9)) * config.rows,
         slot=int(rng.integers(0, config.slots)),
     )
+    address = i.source // config.rows
     machine, tiles = random_machine(config, rng)
     for t in range(i.tiles):
         for r in range(config.rows):
-            for c in range(config.cols):
-                word = machine.act[0, i.source + t * i.tile_step + r * i.row_step]
-                tiles[i.weights + t, r, c] = word[i.slot * config.cols + c] if r < i.rows else 0
+            word = machine.act[0, address] if r < i.rows else np.zeros(config.rows)
+            tiles[i.weights + t, r] = word[i.slot * config.cols : (i.slot + 1) * config.cols]
+            address += i.row_step // config.rows
     machine.run_load(0, i)
     assert (machine.weights[0] == tiles).all()
 
 
 def test_inferences_run_at_once_have_filled_weights_of_their_own():
-    fill = Instruction(Opcode.FILL, tiles=1, rows=4, row_step=1)
+    fill = Instruction(Opcode.FILL, tiles=1, rows=4, row_step=4)
     machine = Executor(TEST, program(TEST, fill))
     machine.reset(3)
     machine.act[:, :4] = np.random.default_rng(0).integers(-128, 128, (3, 4, 4))
@@ -333,7 +332,7 @@ SIZES = {"tile_rows": 1, "tile_cols": 1, "kernel_y": 1, "kernel_x": 1, "blocks":
 EXECUTE = Instruction(Opcode.EXECUTE, in_height=1, in_width=1, **SIZES)
 STORE = Instruction(Opcode.STORE, tile_rows=1, tile_cols=1, blocks=1)
 UNFOLD = Instruction(
-    Opcode.UNFOLD, channels=1, kernel_y=1, kernel_x=1, streams=1, groups=1, tile_rows=1, tile_cols=1, in_height=1, in_width=1
+    Opcode.UNFOLD, kernel_y=1, streams=1, groups=1, last_streams=1, tile_rows=1, tile_cols=1, stride_x=1, in_height=1, inside=1
 )
 
 FILL = Instruction(Opcode.FILL, tiles=1, rows=1)
@@ -356,7 +355,7 @@ FILL = Instruction(Opcode.FILL, tiles=1, rows=1)
         (ErrorCode.ACT_RANGE, STORE.replace(operand=TEST.act_depth, combine=Combine.MIN)),
         (ErrorCode.ACT_RANGE, UNFOLD.replace(dest=TEST.act_depth)),
         (ErrorCode.ACT_RANGE, UNFOLD.replace(start=TEST.act_bytes)),
-        (ErrorCode.ACT_RANGE, FILL.replace(source=TEST.act_depth)),
+        (ErrorCode.ACT_RANGE, FILL.replace(source=TEST.act_bytes)),
         (ErrorCode.WEIGHT_RANGE, FILL.replace(weights=TEST.weight_tiles)),
         (ErrorCode.ILLEGAL_FIELD, FILL.replace(rows=TEST.rows + 1)),
         (ErrorCode.ILLEGAL_FIELD, FILL.replace(slot=1)),
@@ -369,7 +368,7 @@ FILL = Instruction(Opcode.FILL, tiles=1, rows=1)
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(combine=5)),
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(raw=5)),
         (ErrorCode.ILLEGAL_FIELD, STORE.replace(use_table=1, table=TEST.tables)),
-        (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=4, kernel_x=2)),
+        (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(stride_x=0)),
         (ErrorCode.ILLEGAL_FIELD, UNFOLD.replace(streams=5)),
         (ErrorCode.DEADLOCK, EXECUTE.replace(wait_store=1)),
         (ErrorCode.TOKENS_LEFT, EXECUTE.replace(signal_store=1)),

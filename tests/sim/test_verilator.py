@@ -108,9 +108,9 @@ def test_events_of_a_timeline():
 
 def program(transport):
     """Two rounds through all three units with tokens between them."""
-    sizes = {"channels": 1, "kernel_y": 1, "kernel_x": 1, "streams": 1, "groups": 1, "tile_rows": 2, "tile_cols": 4}
-    unfold = Instruction(Opcode.UNFOLD, **sizes, in_height=4, in_width=4, stride_y=1, stride_x=1, source_row_step=4, dest=40,
-                         dest_row_step=4, signal_execute=1)  # fmt: skip
+    sizes = {"kernel_y": 1, "streams": 4, "groups": 1, "last_streams": 1, "tile_rows": 2, "tile_cols": 4}
+    unfold = Instruction(Opcode.UNFOLD, **sizes, in_height=4, inside=4, stride_y=1, stride_x=1, tile_step=4, dest=40,
+                         signal_execute=1)  # fmt: skip
     tile = {"tile_rows": 2, "tile_cols": 4, "blocks": 1}
     execute = Instruction(Opcode.EXECUTE, **tile, kernel_y=1, kernel_x=1, in_height=2, in_width=4, stride_y=1, stride_x=1, start=40,
                           row_step=4, wait_load=1, signal_store=1)  # fmt: skip

@@ -104,7 +104,7 @@ class _Encoder:
             tile = self.weights.add(step.weights) if step.filled is None else self.address(step.filled)
             fields["weights"] = min(tile, WORD_MASK)
         elif step.opcode == Opcode.FILL:
-            fields["source"] = self.address(step.source)
+            fields["source"] = self.address(step.source) * self.config.rows & BYTE_MASK
             fields["weights"] = self.address(step.filled)
         else:
             fields["dest"] = self.address(step.dest)

@@ -26,7 +26,8 @@ from celosia.tools.errors import UnsupportedOperator
 __all__ = ["Layout", "Placement", "Unfold", "View", "lay_out"]
 
 MAX_EXTENT = largest(ExecuteInstruction, "in_height")  # of maps, and of pads
-MAX_UNFOLD_KERNEL = largest(UnfoldInstruction, "kernel_x")
+MAX_GROUPS = largest(UnfoldInstruction, "groups")
+MAX_UNFOLDED_ROWS = largest(UnfoldInstruction, "kernel_y")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +94,13 @@ class Unfold:
     """How a convolution's dense input is packed onto the rows.
 
     With ``fold_y`` (``fold_x``) the kernel's taps along that axis lie side by side in a word, and the stride is taken while unfolding;
-    otherwise the array walks them. ``matrix`` inputs keep their ``[M][K blocks]`` order and only get padded to whole words.
+    otherwise the array walks them. A word holds ``streams`` rows of taps, ``groups`` words all of them. ``matrix`` inputs keep their
+    ``[M][K blocks]`` order and only get padded to whole words.
     """
 
     fold_y: bool
     fold_x: bool
     kernel_y: int
-    kernel_x: int
     streams: int
     groups: int
     matrix: bool = False
@@ -135,7 +136,7 @@ class Layout:
             steps = f" block_step {view.block_step} row_step {view.row_step}" if view else ""
             lines.append(f"{name}: {place.kind}, {place.words} words{steps}")
         for name, unfold in self.unfolds.items():
-            taps = f"{unfold.streams} rows of {unfold.kernel_x} taps a word, {unfold.groups} words a pixel"
+            taps = f"{unfold.streams} rows of taps a word, {unfold.groups} words a pixel"
             lines.append(f"input of {name}: unfolded, {taps}")
         return "\n".join(lines)
 
@@ -253,42 +254,29 @@ def _choose_unfold(graph, node, config):
     if tensor.height > 1 and (tensor.channels if tensor.matrix else tensor.width) > MAX_EXTENT:
         raise UnsupportedOperator(graph.name, node.name, node.operator, f"its input must have at most {MAX_EXTENT} columns")
     if tensor.matrix:
-        kernel = min(config.rows, MAX_UNFOLD_KERNEL)
-        streams = config.rows // kernel
-        if streams > config.unfold_streams:
-            reason = (
-                f"its input rows of {tensor.channels} need {streams} unfold_streams, the engine has {config.unfold_streams}"
-            )
-            raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
         return Unfold(
-            fold_y=False,
-            fold_x=False,
-            kernel_y=1,
-            kernel_x=kernel,
-            streams=streams,
-            groups=-(-tensor.channels // config.rows),
-            matrix=True,
-        )
+            fold_y=False, fold_x=False, kernel_y=1, streams=1, groups=-(-tensor.channels // config.rows), matrix=True
+        )  # fmt: skip
     kernel_y, kernel_x = node.weight.shape[2:]
     column_tiles = -(-out.channels // config.cols)
     best = None
     for fold_y, fold_x in ((True, True), (False, True), (False, False)):
-        if fold_x and kernel_x > 1 and (node.dilation[1] > 1 or kernel_x > min(config.rows, MAX_UNFOLD_KERNEL)):
+        if fold_x and kernel_x > 1 and (node.dilation[1] > 1 or kernel_x > config.rows):
             continue
-        if fold_y and kernel_y > 1 and (node.dilation[0] > 1 or kernel_y > 64):
+        if fold_y and kernel_y > 1 and (node.dilation[0] > 1 or kernel_y > MAX_UNFOLDED_ROWS):
             continue
         taps_y, taps_x = kernel_y if fold_y else 1, kernel_x if fold_x else 1
         tap_rows = tensor.channels * taps_y
         streams = min(config.unfold_streams, config.rows // taps_x, tap_rows)
         groups = -(-tap_rows // streams)
-        if groups > 256 or tensor.channels > 1024:
+        if groups > MAX_GROUPS:
             continue
         passes = groups * (kernel_y // taps_y) * (kernel_x // taps_x)
         execute = passes * out.height * out.width * column_tiles
         words_y = out.height if fold_y else tensor.height
-        words_x = out.width if fold_x else tensor.width
-        load = groups * words_y * words_x
-        unfold = Unfold(fold_y=fold_y, fold_x=fold_x, kernel_y=taps_y, kernel_x=taps_x, streams=streams, groups=groups)
+        steps = (out.width - 1) * node.stride[1] if fold_x else tensor.width - 1
+        load = groups * words_y * (steps + config.rows // streams)
+        unfold = Unfold(fold_y=fold_y, fold_x=fold_x, kernel_y=taps_y, streams=streams, groups=groups)
         if best is None or (max(execute, load), load) < best[0]:
             best = ((max(execute, load), load), unfold)
     if best is None:

@@ -24,7 +24,8 @@ from celosia.tools.compiler.ir import Conv, Copy, Matrices, Product, Rearrange, 
 
 __all__ = ["Fill", "Filling", "fillings", "folded_bias", "identity", "pieces", "places", "prepare"]
 
-MAX_UNFOLDED = largest(UnfoldInstruction, "channels")
+MAX_UNFOLDED = 1024
+"""Pixels that are turned into channels: the weights that copy them grow with their square."""
 MAX_GROUPS = largest(UnfoldInstruction, "groups")
 MAX_EXTENT = largest(ExecuteInstruction, "in_height")
 MAX_FILL = largest(FillInstruction, "tiles")
@@ -34,12 +35,14 @@ SHARE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Fill:
-    """One FILL: ``rows`` (of a tile) × ``tiles`` from word ``source`` of the right operand on, to tile ``tile`` of its buffer."""
+    """One FILL: ``rows`` (of a tile) × ``tiles`` from word ``source`` of the right operand on, to tile ``tile`` of its buffer.
+
+    ``row_step`` words lie between a row and the next, be it of the same tile or not.
+    """
 
     tile: int
     source: int
     row_step: int
-    tile_step: int
     rows: int
     tiles: int
     slot: int
@@ -279,7 +282,6 @@ def _fills(node, view, config, start, tile, slot):
             tile=tile + first,
             source=start + first * config.rows * row_step,
             row_step=row_step,
-            tile_step=config.rows * row_step,
             rows=rows,
             tiles=tiles,
             slot=slot,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from celosia.rtl.isa import ExecuteInstruction, Opcode, largest
+from celosia.rtl.isa import ExecuteInstruction, Opcode, UnfoldInstruction, largest
 from celosia.sim import numerics
 from celosia.tools.compiler import depthwise
 from celosia.tools.compiler.ir import Conv, Op, Pool, Product
@@ -21,6 +21,7 @@ from celosia.tools.errors import UnsupportedOperator
 __all__ = ["Ref", "Schedule", "Step", "schedule"]
 
 ADDRESS_MASK = largest(ExecuteInstruction, "start")
+BYTE_MASK = largest(UnfoldInstruction, "start")
 INT32 = np.iinfo(np.int32)
 
 
@@ -96,7 +97,7 @@ def schedule(tiling, config, options, *, slots=None):
     tiles = {}
     steps = []
     bank = 0
-    fills, filled = _fill_steps(tiling, tiles)
+    fills, filled = _fill_steps(tiling, tiles, config)
     for position, work in enumerate(tiling.works):
         if isinstance(work, Moves):
             for move in work.moves:
@@ -117,7 +118,7 @@ def schedule(tiling, config, options, *, slots=None):
     return Schedule(tiling=tiling, steps=tuple(steps), buffers=buffers, slots=slots, tiles=tiles)
 
 
-def _fill_steps(tiling, tiles):
+def _fill_steps(tiling, tiles, config):
     """Return the FILLs in front of each work, and the buffer that its weights are in, both by the work's position.
 
     Two buffers for each layer take turns, so that one is filled while the other is used. ``tiles`` gets names and sizes.
@@ -135,8 +136,7 @@ def _fill_steps(tiling, tiles):
             places[position] = Ref(name, number % 2 * size)
             steps = before.setdefault(works[max(0, number - 1)][0], [])
             for fill in work.filling.fills:
-                fields = {"rows": fill.rows, "tiles": fill.tiles, "slot": fill.slot}
-                fields |= {step: getattr(fill, step) & ADDRESS_MASK for step in ("row_step", "tile_step")}
+                fields = {"rows": fill.rows, "tiles": fill.tiles, "slot": fill.slot, "row_step": fill.row_step * config.rows & BYTE_MASK}
                 source = Ref(place.home, place.offset + fill.source)
                 filled = Ref(name, number % 2 * size + fill.tile)
                 steps.append(Step(opcode=Opcode.FILL, layer=layer, fields=fields, source=source, filled=filled))
@@ -195,33 +195,40 @@ class _Builder:
         region, unfold, tensor = self.work.regions[number], self.unfold, self.input
         view = self.unfolded_view(region)
         y0, x0 = (region.y, 0) if unfold.matrix else self._origin(region)
-        row = tensor.channels if unfold.matrix else tensor.width
-        start = (y0 * row if row <= MAX_EXTENT else 0) + x0
-        (y0, in_height), (x0, in_width) = _near(y0, tensor.height), _near(x0, tensor.width)
+        row, plane = (tensor.channels, self.config.rows) if unfold.matrix else (tensor.width, tensor.height * tensor.width)
+        stride_y = self.stride[0] if unfold.fold_y and view.height > 1 else 1
+        stride_x = self.stride[1] if unfold.fold_x and view.width > 1 else 1
+        columns = self.config.rows // unfold.streams
+        if row > MAX_EXTENT:  # there is only one row then
+            row = 0
+        first = max(x0, 0)
+        end = x0 + (view.width - 1) * stride_x + columns
+        inside = columns if unfold.matrix else min(tensor.width, end) - first
+        start = y0 * row + first
+        y0, in_height = _near(y0, tensor.height)
         if view.width > MAX_EXTENT:
             reason = "the columns that its taps span are more than the load unit unfolds at once"
             raise UnsupportedOperator(self.graph.name, self.node.name, self.node.operator, reason)
+        slots, tap_rows = unfold.groups * unfold.streams, unfold.kernel_y * (unfold.groups if unfold.matrix else tensor.channels)
+        channel, ky = divmod(slots - 1, unfold.kernel_y)
         fields = {
             "kernel_y": unfold.kernel_y,
-            "kernel_x": unfold.kernel_x,
             "streams": unfold.streams,
             "groups": unfold.groups,
+            "last_streams": tap_rows - slots + unfold.streams,
             "tile_rows": view.height,
             "tile_cols": view.width,
             "y0": y0,
-            "x0": x0,
-            "stride_y": self.stride[0] if unfold.fold_y and view.height > 1 else 1,
-            "stride_x": self.stride[1] if unfold.fold_x and view.width > 1 else 1,
-            "in_height": in_height,
-            "source_row_step": row if row <= MAX_EXTENT else 0,  # there is only one row then
-            "dest_row_step": view.row_step,
-            "dest_group_step": view.block_step,
+            "stride_y": stride_y,
+            "stride_x": stride_x,
+            "in_height": in_height if inside > 0 else 0,
+            "left": max(-x0, 0) if inside > 0 else 0,
+            "inside": max(inside, 1),
+            "row_step": row,
+            "channel_step": plane - (unfold.kernel_y - 1) * row & BYTE_MASK,
+            "tile_step": stride_y * row - channel * plane - ky * row & BYTE_MASK,
             "pad": (tensor.zero_point + (128 if tensor.unsigned else 0)) & 0xFF,
         }
-        if unfold.matrix:
-            fields |= {"channels": unfold.groups * unfold.streams, "in_width": unfold.kernel_x, "channel_step": unfold.kernel_x}
-        else:
-            fields |= {"channels": tensor.channels, "in_width": in_width, "channel_step": tensor.height * tensor.width}
         fields["start"] = start  # bytes; the buffer's own address is added later
         dest = Ref(self.ring, number % self.slots * self.slot_words)
         return Step(opcode=Opcode.UNFOLD, layer=self.layer, fields=fields, source=self.ref(self.node.input), dest=dest)

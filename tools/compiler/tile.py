@@ -287,20 +287,21 @@ def _packed_weights(node, tensor, unfold, config):
             o, c = group * per_out, group * per_in
             full[o : o + per_out, c : c + per_in] = weight[o : o + per_out]
         weight = full
-    taps_x, streams = 1, config.rows
+    streams = config.rows
     if unfold and not unfold.matrix:
         streams = unfold.streams
         if unfold.fold_y:
             weight = weight.reshape(out, -1, 1, kernel_x)
         if unfold.fold_x:
-            taps_x, weight = kernel_x, weight.transpose(0, 1, 3, 2)[..., None]  # [out, tap row, kx, ky, 1]
-    if taps_x == 1 and weight.ndim == 4:
+            weight = weight.transpose(0, 1, 3, 2)[..., None]  # [out, tap row, kx, ky, 1]
+    if weight.ndim == 4:
         weight = weight[:, :, None]  # [out, channel, 1, ky, kx]
+    columns = config.rows // streams
     tap_rows = weight.shape[1]
     blocks = -(-tap_rows // streams)
-    weight = np.pad(weight, [(0, 0), (0, blocks * streams - tap_rows)] + [(0, 0)] * 3)
-    weight = weight.reshape(out, blocks, streams * taps_x, *weight.shape[3:])
-    weight = np.pad(weight, [(0, 0), (0, 0), (0, config.rows - streams * taps_x), (0, 0), (0, 0)])
+    weight = np.pad(weight, [(0, 0), (0, blocks * streams - tap_rows), (0, columns - weight.shape[2]), (0, 0), (0, 0)])
+    weight = weight.reshape(out, blocks, streams * columns, *weight.shape[3:])
+    weight = np.pad(weight, [(0, 0), (0, 0), (0, config.rows - streams * columns), (0, 0), (0, 0)])
     return weight.transpose(3, 4, 1, 2, 0)
 
 

@@ -27,10 +27,10 @@ def touched_words(instruction, config):
         dest, operand = store_words(instruction)
         return nothing if operand is None else np.unique(operand), np.unique(dest)
     if instruction.opcode == Opcode.UNFOLD:
-        address, inside = unfold_bytes(instruction)
-        return np.unique(address[inside] // config.rows), np.unique(unfold_words(instruction))
+        address, exists = unfold_bytes(instruction)
+        return np.unique(address[exists] // config.rows), np.unique(unfold_words(instruction))
     if instruction.opcode == Opcode.FILL:
-        return np.unique(fill_words(instruction)), config.act_depth + weight_tiles(instruction)
+        return np.unique(fill_words(instruction, config)), config.act_depth + weight_tiles(instruction)
     return nothing, nothing
 
 

@@ -130,11 +130,11 @@ class _Checker:
             words.append(self._words(np.unique(address[inside]), "reads"))
             words.append(self._tiles(instruction))
         elif instruction.opcode == Opcode.FILL:
-            words.append(self._words(fill_words(instruction), "reads"))
+            words.append(self._words(fill_words(instruction, self.config), "reads"))
             dest = self._tiles(instruction)
         elif unit == 0:
-            address, inside = unfold_bytes(instruction)
-            words.append(self._words(np.unique(address[inside]) // self.config.rows, "reads"))
+            address, exists = unfold_bytes(instruction)
+            words.append(self._words(np.unique(address[exists]) // self.config.rows, "reads"))
             dest = self._words(unfold_words(instruction), "writes")
         else:
             dest, operand = store_words(instruction)
