@@ -100,7 +100,7 @@ class PairRows:
         total = None
         for place in reversed(range(0, CARRY_BITS, 2)):
             width = CARRY_BITS - place
-            digit = DigitProduct(width=width, product_width=width, form="ecp5")
+            digit = DigitProduct(width=width, product_width=width, form="ecp5" if width > 2 else "portable")
             m.submodules[f"{name}_{place}"] = digit
             m.d.comb += [digit.x.eq(x[:width]), digit.digit.eq(y[place : place + 2])]
             product = digit.product.as_unsigned()
