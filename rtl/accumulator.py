@@ -4,7 +4,7 @@
 
     cycle   0             1      2                     3
     update ─► read bank ─► RAM ─► register ┬► compare ─► add ─► write bank
-                     sums ──────► register ┘
+                                   sums ───┘
 
 In cycle 2 the maximum is decided, and the operand that must not count is cleared in its register, so that one adder serves
 overwriting, adding and the larger of two. A read in cycle :data:`DISTANCE` sees the result.
@@ -21,7 +21,7 @@ __all__ = ["DISTANCE", "SUMS_DELAY", "Accumulator", "Update"]
 DISTANCE = 4
 """Cycles from an update of an entry to the first that sees its result; closer updates of the same entry lose one."""
 
-SUMS_DELAY = 1
+SUMS_DELAY = 2
 """Cycles from an update to its sums."""
 
 
@@ -110,8 +110,7 @@ class Accumulator(wiring.Component):
             Value.cast(self.read.data).eq(Mux(read_bank, outputs[1], outputs[0])),
             Value.cast(old).eq(Mux(steps[1].bank, outputs[1], outputs[0])),
         ]
-        new = Signal.like(self.sums, reset_less=True)
-        m.d.sync += new.eq(self.sums)
+        new = self.sums
         kept, added = Signal(word, reset_less=True), Signal.like(new, reset_less=True)
         for col in range(self.cols):
             # The sign of the difference is the end of the carry chain; a signed comparison would add two levels of logic.

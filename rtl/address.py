@@ -2,367 +2,334 @@
 
 ::
 
-    instruction ─► PassGenerator ─► Pass ─► PixelGenerator ─► Pixel
-                    ky, kx, block           y, x, padding, hazards
+    instruction ─► passes: ky, kx, block ─► words: y, x ─► range, padding, hazards ─┬─► Pixel, to the memories
+                                                                                    └─► tag, to the accumulators
 
 A pixel takes one word; with ``depthwise``, ``stride_x`` words and at the ends of tile rows some more, of which the first carries the
 sums. These words follow each other without a gap: what could hold one back does so before the first word of a pass.
 
-The pass generator works one pass ahead of the pixel generator, across instructions too, so that neither a new pass nor a new
-instruction costs a cycle. Addresses, coordinates and accumulator entries only ever grow by adding a field of the instruction;
-there is no multiplier.
+The instruction is kept once. What the next pass begins with is computed from what the present one began with, or taken from the
+instruction that waits at the input, in the cycle in which the last word of the present pass leaves, so that neither a new pass nor a
+new instruction costs a cycle. Distances within the map begin at zero and grow by adding a field of the instruction; there is no
+multiplier. They are as wide as the accumulators' depth allows: a word beyond stops the engine before its address matters.
 """
 
 from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import bits_for, ceil_log2
 
 from celosia.rtl.interfaces import QueuedInstruction
-from celosia.rtl.isa import ExecuteInstruction, Signals
+from celosia.rtl.isa import ErrorCode, ExecuteInstruction, largest
 
-__all__ = ["Pass", "PassGenerator", "Pixel", "PixelGenerator"]
-
-COORDINATE = signed(16)
-"""Holds every input coordinate: 4095 + 1024 * 15 + 191 * 63 < 2**15, with 3 * 64 kernel rows in the depthwise mode."""
+__all__ = ["AddressGenerator", "ImageRow", "Pixel", "Tag"]
 
 
-class Pass(data.Struct):
-    """One tap of one block over all pixels of the tile: where it starts, and what stays the same in it."""
+def Tag(*, acc_depth, program_depth):
+    """Layout of what travels beside a word to the accumulators.
 
-    start: 16
-    y: COORDINATE
-    x: COORDINATE
-    tile: 17  # weight tile
-    switch: 1  # a new weight tile is used from here on
-    resume: 1  # entries go on where the last pass ended
-    overwrite: 1
-    last: 1
-    acc: 10
-    bank: 1
-    tile_rows: 10
-    tile_cols: 10
-    stride_y: 4
-    x_step: 4  # from word to word
-    rest: 4  # words of a pixel after its first, and of the last one of a tile row, and of the pass
-    row_rest: 5
-    pass_rest: 5
-    row_step: 16
-    ky_step: 16
-    dilation_y: 6
-    in_height: 12
-    in_width: 12
-    pad: signed(8)
-    unsigned: 1
-    max: 1
-    depthwise: 1
-    slot: 3
-    signal: Signals
-    index: 16
+    ``entry`` of ``bank`` takes the sums (``overwrite``, ``max`` as in the instruction) if the word ``counts``; ``last`` word of the
+    instruction ``index``, which owes ``signal``. With ``stop`` the word must not be used, and ``signal`` is an :class:`ErrorCode`; with
+    ``act_range`` it must not either, for :attr:`ErrorCode.ACT_RANGE`.
+    """
+    return data.StructLayout({
+        "entry": ceil_log2(acc_depth), "bank": 1, "overwrite": 1, "max": 1, "counts": 1, "last": 1, "act_range": 1, "stop": 1,
+        "signal": 3, "index": ceil_log2(program_depth),
+    })  # fmt: skip
 
 
 class ImageRow(data.Struct):
-    """One more word of the same cycle, for the depthwise mode."""
+    """A word of the activation memory; ``read`` it unless it is ``padding`` or beyond the memory."""
 
     addr: 16
     padding: 1
+    read: 1
 
 
 class Pixel(data.Struct):
-    """One activation word and where its sums go."""
+    """A word to multiply, and what to know on the way to the array; with ``switch`` the first for a new weight tile."""
 
-    addr: 16
-    padding: 1  # not read: the word is ``pad``
+    word: ImageRow
     pad: signed(8)
     unsigned: 1
     depthwise: 1
     slot: 3
-    switch: 1  # first word for a new weight tile
-    counts: 1  # its sums are those of a pixel
-    entry: 10
-    bank: 1
-    overwrite: 1
-    max: 1
-    last: 1  # of the instruction
-    act_range: 1  # a word to read is beyond the activation memory
-    acc_range: 1  # ``entry`` is beyond the accumulators
-    signal: Signals
-    index: 16
+    switch: 1
 
 
-_SAME = (
-    "acc", "bank", "tile_rows", "tile_cols", "stride_y", "row_step", "ky_step", "dilation_y", "in_height", "in_width",
-    "pad", "unsigned", "max", "slot",
-)  # fmt: skip
-
-
-class PassGenerator(wiring.Component):
-    """Walks ``ky``, ``kx`` and ``block``: one pass per cycle, after one cycle for taking the instruction.
-
-    Parameters
-    ----------
-    image_rows : int
-        Kernel rows in a pass of the depthwise mode; 0 if there is none.
-    slots : int
-        Column tiles that share a word.
-
-    Members
-    -------
-    i : In(stream.Signature(QueuedInstruction))
-    o : Out(stream.Signature(Pass))
-        Never of an instruction that is ``illegal``.
-    illegal : Out(1)
-        The instruction ``o.payload.index`` has a field without meaning; it stays.
-    """
-
-    def __init__(self, *, image_rows=0, slots=1):
-        self.image_rows = image_rows
-        self.slots = slots
-        super().__init__({
-            "i": In(stream.Signature(QueuedInstruction)),
-            "o": Out(stream.Signature(Pass)),
-            "illegal": Out(1),
-        })
-
-    def elaborate(self, platform):
-        m = Module()
-        taken = data.View(ExecuteInstruction, self.i.payload.instruction)
-        now = Signal(ExecuteInstruction, reset_less=True)
-        index = Signal(16, reset_less=True)
-        o = self.o.payload
-
-        ky, kx, block = Signal(6), Signal(6), Signal(8)  # passes still to come in each loop
-        row_start, tap_start, start = Signal(16), Signal(16), Signal(16)  # of this ky, this kx, this block
-        y, x = Signal(COORDINATE), Signal(COORDINATE)
-        tile = Signal(17)
-        overwrite, resume, switch = Signal(), Signal(), Signal()
-        valid, depthwise = Signal(), Signal()
-        ky_step, dilation_y = Signal(16), Signal(8)  # of a group of kernel rows
-        x_step, rest, row_rest, pass_rest = Signal(4), Signal(4), Signal(5), Signal(5)
-
-        m.d.comb += [self.i.ready.eq(~valid), self.o.valid.eq(valid & ~self.illegal)]
-        m.d.comb += o.last.eq((ky == 0) & (kx == 0) & (block == 0))
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [
-                valid.eq(1),
-                now.eq(taken),
-                index.eq(self.i.payload.index),
-                ky.eq(taken.kernel_y),
-                kx.eq(taken.kernel_x),
-                block.eq(taken.blocks),
-                Cat(row_start, tap_start, start).eq(taken.start.replicate(3)),
-                y.eq(taken.y0),
-                x.eq(taken.x0),
-                tile.eq(taken.weights),
-                overwrite.eq(~taken.accumulate),
-                resume.eq(0),
-                switch.eq(1),
-                ky_step.eq(taken.ky_step),
-                dilation_y.eq(taken.dilation_y),
-                x_step.eq(taken.stride_x),
-                Cat(depthwise, rest, row_rest, pass_rest).eq(0),
-                self.illegal.eq(taken.depthwise),
-            ]
-            if self.image_rows:
-                with m.If(taken.depthwise):
-                    m.d.sync += [
-                        ky_step.eq(taken.ky_step * self.image_rows),
-                        dilation_y.eq(taken.dilation_y * self.image_rows),
-                        x_step.eq(1),
-                        depthwise.eq(1),
-                        rest.eq(taken.stride_x - 1),
-                        row_rest.eq(taken.stride_x - 1 + taken.gap),
-                        pass_rest.eq(taken.stride_x - 1 + taken.gap + taken.tail),
-                        self.illegal.eq((taken.slot >= self.slots) | (taken.stride_x == 0)),
-                    ]
-        with m.Elif(self.o.valid & self.o.ready):
-            with m.If(o.last):
-                m.d.sync += valid.eq(0)
-            with m.If(now.hold):
-                m.d.sync += switch.eq(0)
-            with m.Else():
-                m.d.sync += tile.eq(tile + 1)
-
-            with m.If(block != 0):
-                m.d.sync += [block.eq(block - 1), start.eq(start + now.block_step), resume.eq(now.per_block)]
-                with m.If(~now.per_block):
-                    m.d.sync += overwrite.eq(0)
-            with m.Else():
-                m.d.sync += [block.eq(now.blocks), overwrite.eq(0), resume.eq(0)]
-                with m.If(kx != 0):
-                    m.d.sync += [kx.eq(kx - 1), x.eq(x + now.dilation_x)]
-                    m.d.sync += Cat(tap_start, start).eq((tap_start + now.dilation_x)[:16].replicate(2))
-                with m.Else():
-                    m.d.sync += [ky.eq(ky - 1), kx.eq(now.kernel_x), x.eq(now.x0), y.eq(y + dilation_y)]
-                    m.d.sync += Cat(row_start, tap_start, start).eq((row_start + ky_step)[:16].replicate(3))
-
-        m.d.comb += [getattr(o, name).eq(getattr(now, name)) for name in _SAME]
-        m.d.comb += [
-            o.start.eq(start), o.y.eq(y), o.x.eq(x), o.tile.eq(tile), o.switch.eq(switch), o.resume.eq(resume),
-            o.overwrite.eq(overwrite), o.signal.eq(now.header.signal), o.index.eq(index), o.depthwise.eq(depthwise),
-            o.x_step.eq(x_step), o.rest.eq(rest), o.row_rest.eq(row_rest), o.pass_rest.eq(pass_rest),
-        ]  # fmt: skip
-        return m
-
-
-class PixelGenerator(wiring.Component):
-    """Walks ``y`` and ``x`` of each pass: one word per cycle, also from one pass to the next, and at most one pass every other
-    cycle.
+class AddressGenerator(wiring.Component):
+    """Walks the passes of an instruction, and in each its pixels: one word per cycle, also from one pass or instruction to the next if
+    both have at least two words, and at most one pass every other cycle.
 
     A pixel that adds to an accumulator entry used less than ``distance`` cycles ago waits, in the depthwise mode the first word of a
     pass while any entry has been.
 
     Parameters
     ----------
-    act_depth, acc_depth : int
-        Words and entries there are, for the range checks.
+    act_depth, acc_depth, weight_tiles : int
+        Words, entries and tiles there are, for the range checks.
+    program_depth : int
+        Instructions there are, for the width of their numbers.
     distance : int
         Cycles from one access of an accumulator entry to the first that sees its result.
     image_rows : int
         Words that the depthwise mode reads in a cycle; 0 if there is none.
+    slots : int
+        Column tiles that share a word.
 
     Members
     -------
-    i : In(stream.Signature(Pass))
+    i : In(stream.Signature(QueuedInstruction))
+        The payload is used from ``valid`` to the cycle of ``ready``, in which the first word of the instruction is on its way to ``o``.
     o : Out(stream.Signature(Pixel))
     row1, … : Out(ImageRow)
         Together with ``o``: the words of the other image rows.
+    tile : Out
+        The weight tile of a word with ``switch``.
+    tag, tag_valid : Out
+        One for each word, one cycle before it comes to ``o``, or as long before as the word before it waits there.
+    running : Out(1)
+        Words of an instruction whose ``ready`` has been will still be walked.
     hazard : Out(1)
-        The next pixel waits for an accumulator entry.
+        The next word waits for an accumulator entry.
     """
 
-    def __init__(self, *, act_depth, acc_depth, distance, image_rows=0):
+    def __init__(self, *, act_depth, acc_depth, weight_tiles, program_depth, distance, image_rows=0, slots=1):
         self.act_depth = act_depth
         self.acc_depth = acc_depth
+        self.weight_tiles = weight_tiles
+        self.program_depth = program_depth
         self.distance = distance
         self.image_rows = image_rows
+        self.slots = slots
         super().__init__({
-            "i": In(stream.Signature(Pass)),
+            "i": In(stream.Signature(QueuedInstruction)),
             "o": Out(stream.Signature(Pixel)),
             **{f"row{row}": Out(ImageRow) for row in range(1, image_rows)},
+            "tile": Out(ceil_log2(weight_tiles)),
+            "tag": Out(Tag(acc_depth=acc_depth, program_depth=program_depth)),
+            "tag_valid": Out(1),
+            "running": Out(1),
             "hazard": Out(1),
         })
 
     @property
     def rows(self):
-        """The words of the other image rows, in order."""
-        return [getattr(self, f"row{row}") for row in range(1, self.image_rows)]
+        """The words of all image rows, in order."""
+        return [self.o.payload.word, *(getattr(self, f"row{row}") for row in range(1, self.image_rows))]
 
     def elaborate(self, platform):
         m = Module()
-        ahead, now = Signal(Pass, reset_less=True), Signal(Pass, reset_less=True)  # the next pass and the present one
-        waiting, running, first = Signal(), Signal(), Signal()
-        columns, rows, words = Signal(10), Signal(10), Signal(5)  # still to come, ``words`` of this pixel
-        x = Signal(COORDINATE)
-        entry, enters = Signal(11), Signal()
-        move, begin, pixel_ends, row_ends, pass_ends = Signal(), Signal(), Signal(), Signal(), Signal()
-
+        now = Signal(ExecuteInstruction, reset_less=True)
+        index = Signal.like(self.tag.index, reset_less=True)
+        self._depthwise = now.depthwise if self.image_rows else Const(0)  # else it is illegal
+        begin, free, running, valid = Signal(), Signal(), Signal(), Signal()
+        issued = Signal()
         m.d.comb += [
-            pixel_ends.eq(words == 0),
-            row_ends.eq(pixel_ends & (columns == 0)),
-            pass_ends.eq(row_ends & (rows == 0)),
-            begin.eq(waiting & (~running | (move & pass_ends))),
-            self.i.ready.eq(~waiting),
+            issued.eq(self.o.valid & self.o.ready),
+            free.eq(~valid | issued),
+            self.tag_valid.eq(running & free),
+            self.o.valid.eq(valid & ~self.hazard),
+            self.running.eq(running & ~self.i.ready),
         ]
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [waiting.eq(1), ahead.eq(self.i.payload)]
-        with m.Elif(begin):
-            m.d.sync += waiting.eq(0)
 
-        def rest(of, last_column, last_row):
-            return Mux(last_column, Mux(last_row, of.pass_rest, of.row_rest), of.rest)
-
+        place, ends = self._words(m, now, self.tag_valid)
+        # A pass begins when the last word of the former leaves, but not before that's first has been issued, since it needs `tile`.
+        more, passes = self._passes(m, now, index, begin)
+        m.d.comb += begin.eq(free & (~running | (ends["pass"] & ~place["first"])) & (more | (self.i.valid & ~self.i.ready)))
+        m.d.sync += self.i.ready.eq(begin & ~more)
         with m.If(begin):
-            m.d.sync += [
-                running.eq(1),
-                first.eq(1),
-                enters.eq(1),
-                now.eq(ahead),
-                columns.eq(ahead.tile_cols),
-                rows.eq(ahead.tile_rows),
-                words.eq(rest(ahead, ahead.tile_cols == 0, ahead.tile_rows == 0)),
-                x.eq(ahead.x),
-                entry.eq(Mux(ahead.resume, entry + 1, ahead.acc)),
-            ]
-        with m.Elif(move):
-            m.d.sync += [first.eq(0), enters.eq(pixel_ends), x.eq(x + now.x_step)]
-            with m.If(pass_ends):
-                m.d.sync += running.eq(0)
-            with m.Elif(pixel_ends):
-                m.d.sync += entry.eq(entry + 1)
-            with m.If(row_ends):
-                m.d.sync += [columns.eq(now.tile_cols), rows.eq(rows - 1), x.eq(now.x)]
-                m.d.sync += words.eq(rest(now, now.tile_cols == 0, rows == 1))
-            with m.Elif(pixel_ends):
-                m.d.sync += [columns.eq(columns - 1), words.eq(rest(now, columns == 1, rows == 0))]
-            with m.Else():
-                m.d.sync += words.eq(words - 1)
+            m.d.sync += running.eq(1)
+        with m.Elif(self.tag_valid & ends["pass"]):
+            m.d.sync += running.eq(0)
 
-        pixel, valid = Signal(Pixel, reset_less=True), Signal()
-        free = Signal()
-        m.d.comb += [free.eq(~valid | (self.o.valid & self.o.ready)), move.eq(running & free)]
-        places = [self._row(m, row, ahead, now, begin, move, row_ends) for row in range(max(1, self.image_rows))]
-        outside_x = Signal()
-        m.d.comb += outside_x.eq(x.as_unsigned() >= now.in_width)  # unsigned comparison finds negative coordinates too
-        beyond = []
-        for row, (addr, outside_y) in enumerate(places):
-            read = self.rows[row - 1] if row else pixel
-            skipped = outside_x | outside_y | (~now.depthwise if row else 0)
-            with m.If(free):
-                m.d.sync += [read.addr.eq(addr), read.padding.eq(skipped)]
-            beyond.append(~skipped & (addr >= self.act_depth))
+        count = Signal(bits_for(self.acc_depth))  # pixels since the entry was `acc`
+        with m.If(self.tag_valid & ends["pixel"]):
+            m.d.sync += count.eq(count + 1)
+        with m.If(begin & ~passes["resumes"]):
+            m.d.sync += count.eq(0)
+        entry = Signal.like(count)
+        low = self.tag.entry.shape().width
+        m.d.comb += entry.eq(now.acc[:low] + count)
+
         with m.If(free):
-            m.d.sync += [
-                valid.eq(running),
-                pixel.switch.eq(first & now.switch),
-                pixel.counts.eq(enters),
-                pixel.entry.eq(entry),
-                pixel.last.eq(now.last & pass_ends),
-                pixel.act_range.eq(Cat(beyond).any()),
-                pixel.acc_range.eq(entry >= self.acc_depth),
-            ]
-            m.d.sync += [
-                getattr(pixel, name).eq(getattr(now, name))
-                for name in ("pad", "unsigned", "depthwise", "slot", "bank", "overwrite", "max", "signal", "index")
-            ]
-        m.d.comb += [self.o.payload.eq(pixel), self.o.valid.eq(valid & ~self.hazard)]
-        self._interlock(m, Cat(entry[:10], now.bank), now, first, valid, pixel)
+            m.d.sync += [valid.eq(running), self.o.payload.switch.eq(place["first"] & passes["switch"])]
+            m.d.sync += [getattr(self.o.payload, name).eq(getattr(now, name)) for name in ("pad", "unsigned", "slot")]
+            m.d.sync += self.o.payload.depthwise.eq(self._depthwise)
+        illegal = Signal()
+        m.d.comb += illegal.eq(now.depthwise & ((now.slot >= self.slots) | (now.stride_x == 0) if self.image_rows else 1))
+        self._read(m, now, free, place, passes, illegal)
+
+        tag = self.tag
+        m.d.comb += [
+            tag.entry.eq(entry),
+            tag.bank.eq(now.bank),
+            tag.overwrite.eq(passes["overwrite"]),
+            tag.max.eq(now.max),
+            tag.counts.eq(place["enters"]),
+            tag.last.eq(ends["pass"] & ~more),
+            tag.signal.eq(now.header.signal),
+            tag.index.eq(index),
+        ]
+        for found, code in (
+            (_beyond(entry, self.acc_depth) | now.acc[low:].any(), ErrorCode.ACC_RANGE),
+            (_beyond(passes["tile"], self.weight_tiles), ErrorCode.WEIGHT_RANGE),
+            (illegal, ErrorCode.ILLEGAL_FIELD),
+        ):
+            with m.If(found):
+                m.d.comb += [tag.stop.eq(1), tag.signal.eq(code)]
+        checked = passes["overwrite"], self._depthwise & ~place["first"], self._depthwise
+        self._interlock(m, Cat(tag.entry, now.bank, tag.counts), checked, free, valid, issued)
         return m
 
-    def _row(self, m, row, ahead, now, begin, move, row_ends):
-        """Walk the words of image row ``row``; return the address and whether the row lies outside the map."""
-        start, first_y = ahead.start, ahead.y
-        if row:
-            start, first_y = Signal(16, name=f"start{row}"), Signal(COORDINATE, name=f"first_y{row}")
-            given = self.i.payload
-            with m.If(self.i.ready):
-                m.d.sync += [start.eq(given.start + row * given.ky_step), first_y.eq(given.y + row * given.dilation_y)]
-        addr, next_row = Signal(16, name=f"addr{row}"), Signal(16, name=f"next_row{row}")
-        y = Signal(COORDINATE, name=f"y{row}")
+    def _passes(self, m, now, index, begin):
+        """Walk ``ky``, ``kx`` and ``block``; return whether a pass follows this one, and what there is to know of this one."""
+        given = data.View(ExecuteInstruction, self.i.payload.instruction)
+        last = Signal(data.StructLayout({"block": 8, "kx": 6, "ky": 6}))  # reset: no pass follows
+        block, kx, ky = (Signal.like(last[name], name=name) for name in ("block", "kx", "ky"))
+        block_ends, kx_ends, more = Signal(), Signal(), Signal()
+        m.d.comb += [
+            block_ends.eq(block == last.block),
+            kx_ends.eq(kx == last.kx),
+            more.eq(~(block_ends & kx_ends & (ky == last.ky))),
+        ]
+
+        # Addresses of the pass and of its group of kernel rows, without what is due to kx.
+        groups = max(1, self.image_rows)
+        ky_step = Mux(self._depthwise, now.ky_step * groups, now.ky_step)
+        dilation_y = Mux(self._depthwise, now.dilation_y * groups, now.dilation_y)
+        start, row_start, following = Signal(16), Signal(16), Signal(16)
+        step = Signal(16)
+        m.d.comb += [
+            step.eq(Mux(block_ends, Mux(kx_ends, ky_step, 0), now.block_step)),
+            following.eq(Mux(more, Mux(block_ends, row_start, start) + step, given.start)),
+        ]
+        right = Signal(range(63 * 63 + 1))  # kx * dilation_x
+        y = Signal(self._coordinate(now.kernel_y, groups))
+        tile = Signal(ceil_log2(self.weight_tiles) + 1)
+        overwrite, switch = Signal(), Signal()
+        low = ceil_log2(self.weight_tiles)
         with m.If(begin):
-            m.d.sync += [addr.eq(start), next_row.eq(start + ahead.row_step), y.eq(first_y)]
-        with m.Elif(move & row_ends):
-            m.d.sync += [addr.eq(next_row), next_row.eq(next_row + now.row_step), y.eq(y + now.stride_y)]
-        with m.Elif(move):
-            m.d.sync += addr.eq(addr + now.x_step)
-        return addr, y.as_unsigned() >= now.in_height
+            m.d.sync += [start.eq(following), switch.eq(~more | ~now.hold)]
+            m.d.sync += overwrite.eq(Mux(more, overwrite & now.per_block & ~block_ends, ~given.accumulate))
+            with m.If(~more | ~now.hold):
+                m.d.sync += tile.eq(Mux(more, tile + 1, Cat(given.weights[:low], given.weights[low:].any())))
+            m.d.sync += block.eq(block + 1)
+            with m.If(block_ends):
+                m.d.sync += [kx.eq(kx + 1), right.eq(right + now.dilation_x)]
+                with m.If(kx_ends):
+                    m.d.sync += [ky.eq(ky + 1), row_start.eq(following), y.eq(Mux(more, y + dilation_y, given.y0))]
+        # Cleared by conditions of their own, which become the flip-flops' resets.
+        with m.If(begin & block_ends):
+            m.d.sync += block.eq(0)
+        with m.If(begin & block_ends & kx_ends):
+            m.d.sync += [kx.eq(0), right.eq(0)]
+        with m.If(begin & ~more):
+            m.d.sync += [
+                now.eq(given),
+                index.eq(self.i.payload.index),
+                Cat(last.block, last.kx, last.ky).eq(Cat(given.blocks, given.kernel_x, given.kernel_y)),
+                ky.eq(0),
+            ]
+        m.d.comb += self.tile.eq(tile)
+        return more, {
+            "start": start, "right": right, "y": y, "tile": tile, "overwrite": overwrite, "switch": switch,
+            "resumes": now.per_block & ~block_ends,
+        }  # fmt: skip
 
-    def _interlock(self, m, coming, now, first, valid, pixel):
-        """Hold a pixel back while its entry was issued less than ``distance`` cycles ago.
+    def _coordinate(self, kernel, groups):
+        """Return the width that coordinates need to be told from those inside a map, modulo two to its power.
 
-        The comparisons are made while the pixel moves into the output register; afterwards only their results grow older.
+        The largest is that of the last pixel that the accumulators can hold; a negative one, at least -4096, must not come down to where a
+        map can be.
         """
-        issued = self.o.valid & self.o.ready
-        present = Cat(pixel.entry, pixel.bank)
-        history = [(issued & pixel.counts, present)]
+        distance = (self.acc_depth - 1) * 15 + 2 * 15 + (((1 << len(kernel)) * groups) - 1) * 63
+        return bits_for(largest(ExecuteInstruction, "y0") + distance)
+
+    def _words(self, m, now, move):
+        """Walk ``y``, ``x`` and the words of a pixel; return what there is to know of the word, and what ends with it."""
+        size = ceil_log2(self.acc_depth)
+        column, row = Signal(size), Signal(size)
+        last_column, last_row = column == now.tile_cols, row == now.tile_rows
+        top, left, enters = Signal(init=1), Signal(init=1), Signal(init=1)  # first row; first word of a row, of a pixel
+        word = Signal(5, init=1)
+        across = Signal(range((self.acc_depth - 1) * 15 + 2 * 15 + 63 * 63 + 1))  # x * stride_x + kx * dilation_x
+        down = Signal(range((self.acc_depth - 1) * 15 + 1))  # y * stride_y
+        pixel_ends, row_ends, pass_ends = Signal(), Signal(), Signal()
+        words = now.stride_x + Mux(last_column, now.gap + Mux(last_row, now.tail, 0), 0)
+        m.d.comb += [
+            pixel_ends.eq(~self._depthwise | (word == words)),
+            row_ends.eq(pixel_ends & last_column),
+            pass_ends.eq(row_ends & last_row),
+        ]
+        with m.If(move):
+            m.d.sync += [left.eq(row_ends), enters.eq(pixel_ends), word.eq(Mux(pixel_ends, 1, word + 1))]
+            with m.If(pixel_ends):
+                m.d.sync += column.eq(column + 1)
+            with m.If(row_ends):
+                m.d.sync += [top.eq(last_row), row.eq(row + 1), down.eq(down + now.stride_y)]
+        with m.If(move & row_ends):
+            m.d.sync += column.eq(0)
+        with m.If(move & pass_ends):
+            m.d.sync += [row.eq(0), down.eq(0)]
+        place = {"top": top, "left": left, "first": top & left, "enters": enters, "across": across, "down": down}
+        return place | {"move": move, "row_ends": row_ends}, {"pixel": pixel_ends, "pass": pass_ends}
+
+    def _read(self, m, now, free, place, passes, illegal):
+        """Add up addresses and coordinates and compare them; drive the words to read, and ``tag.act_range``."""
+        across, x = Signal.like(place["across"]), Signal(self._coordinate(now.kernel_x, 1))
+        row_addr, addr = Signal(16), Signal(16)
+        y = Signal.like(passes["y"])
+        base = Signal(16)
+        m.d.comb += [
+            across.eq(Mux(place["left"], passes["right"], place["across"])),
+            base.eq(Mux(place["top"], passes["start"], row_addr)),
+            addr.eq(base + across),
+            x.eq(now.x0 + across),
+            y.eq(passes["y"] + place["down"]),
+        ]
+        with m.If(place["move"]):
+            m.d.sync += place["across"].eq(across + Mux(self._depthwise, 1, now.stride_x))
+            with m.If(place["row_ends"]):
+                m.d.sync += row_addr.eq(base + now.row_step)
+        outside_x = _beyond(x, now.in_width)
+        beyond = []
+        for number, row in enumerate(self.rows):
+            here, row_y = Signal(16, name=f"addr{number}"), Signal.like(y, name=f"y{number}")
+            m.d.comb += [here.eq(addr + number * now.ky_step), row_y.eq(y + number * now.dilation_y)]
+            skipped = outside_x | _beyond(row_y, now.in_height) | (~self._depthwise if number else 0)
+            inside = ~_beyond(here, self.act_depth)
+            with m.If(free):
+                m.d.sync += [row.addr.eq(here), row.padding.eq(skipped), row.read.eq(~skipped & inside & ~illegal)]
+            beyond.append(~skipped & ~inside)
+        m.d.comb += self.tag.act_range.eq(Cat(beyond).any())
+
+    def _interlock(self, m, coming, checked, free, valid, issued):
+        """Hold a word back while its entry was issued less than ``distance`` cycles ago.
+
+        The comparisons are made while the word moves into the output register; afterwards only their results grow older.
+        """
+        overwrite, inside_pass, any_entry = checked
+        present = Signal.like(coming, name="present", reset_less=True)
+        with m.If(free):
+            m.d.sync += present.eq(coming)
+        history = [(issued & present[-1], present[:-1])]
         matches = Signal(self.distance - 1)  # bit n: the same entry was issued n + 1 cycles ago
         for age in range(1, self.distance - 1):
-            used, place = Signal(name=f"used{age}"), Signal.like(present, name=f"place{age}", reset_less=True)
+            used, place = Signal(name=f"used{age}"), Signal(len(coming) - 1, name=f"place{age}", reset_less=True)
             m.d.sync += [used.eq(history[-1][0]), place.eq(history[-1][1])]
             history.append((used, place))
         m.d.comb += self.hazard.eq(valid & matches.any())
-        with m.If(~valid | issued):
-            m.d.sync += matches.eq(
-                Cat(used & Mux(now.depthwise, first, place == coming) & ~now.overwrite for used, place in history)
-            )
+        same = [used & (any_entry | (place == coming[:-1])) for used, place in history]
+        with m.If(free):
+            m.d.sync += matches.eq(Mux(overwrite | inside_pass, 0, Cat(same)))
         with m.Else():
             m.d.sync += matches.eq(matches << 1)
+
+
+def _beyond(value, limit):
+    """Return whether ``value``, taken as unsigned, is at least ``limit``: a constant, or a narrower value; a short carry chain."""
+    if isinstance(limit, int):
+        size = ceil_log2(limit)
+        return value[size:].any() | (value[:size] >= limit if limit != 1 << size else 0)
+    return value[len(limit) :].any() | (value[: len(limit)] >= limit)

@@ -2,23 +2,26 @@
 
 ::
 
-    queue ─► PassGenerator ─┬─► PixelGenerator ─► issue ─► activation memory ─► pad ─► Array ─► Accumulator ◄─ store unit
-                            └─► RowLoader ─► weight memory ─────────────────────────► ┘
+    queue ─► AddressGenerator ─┬─► issue ─┬─► activation memory ─► pad ─► Array ─► Accumulator ◄─ store unit
+                               │          └─► RowLoader ─► weight memory ─► ┘           ▲
+                               └─► tags ────────────────────────────────────────────────┘
 
 A pixel is issued when its weight tile can follow it and its accumulator entry is free; from then on everything runs at fixed
-distances, :data:`ISSUE_TO_WORD` cycles to the array and the array's latency to the accumulators.
+distances, :data:`ISSUE_TO_WORD` cycles to the array and the array's latency to the accumulators. What the accumulators must know of it
+waits in a memory, together with the number of its instruction and what is wrong with it: an error is reported when its turn comes.
 """
 
 from amaranth.hdl import *
-from amaranth.lib import data, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from celosia.rtl.accumulator import DISTANCE, SUMS_DELAY, Accumulator
-from celosia.rtl.address import PassGenerator, PixelGenerator
+from celosia.rtl.address import AddressGenerator
 from celosia.rtl.array import Array, array_latency
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import ACT_READ_LATENCY, AccReadSignature, ActReadSignature, UnitSignature, WeightReadSignature
-from celosia.rtl.isa import ErrorCode, Signals
+from celosia.rtl.isa import ErrorCode
 from celosia.rtl.rows import sum_width
 from celosia.rtl.weights import LOAD_LATENCY, RowLoader
 
@@ -36,25 +39,13 @@ def execute_latency(rows, multiplier="portable"):
     return ISSUE_TO_WORD + array_latency(rows, multiplier) - SUMS_DELAY + DISTANCE - 1
 
 
-class _Tag(data.Struct):
-    """What travels beside a word to the accumulators."""
-
-    entry: 10
-    bank: 1
-    overwrite: 1
-    max: 1
-    last: 1
-    signal: Signals
-    index: 16
-
-
 class Execute(wiring.Component):
     """The execute unit with array and accumulators.
 
     One pixel per cycle: without a bubble between passes of at least ``load_cycles`` and
-    :data:`~celosia.rtl.accumulator.DISTANCE` pixels, nor between instructions if the next one is taken while the last passes of
-    the present one run. Shorter passes take as many cycles as the larger of the two; with ``hold`` only the second counts, and
-    only where sums are used again.
+    :data:`~celosia.rtl.accumulator.DISTANCE` pixels, nor between instructions if the next one waits while the last pass of the present
+    one runs. Shorter passes take as many cycles as the larger of the two; with ``hold`` only the second counts, and only where sums are
+    used again.
 
     Parameters
     ----------
@@ -73,6 +64,9 @@ class Execute(wiring.Component):
         Read ports of the weight memory's banks.
     acc : In(AccReadSignature)
         The store unit's read port of the accumulators.
+    pause : In(1)
+        No pixel is issued in this cycle, so that nothing is read in the next; never with an instruction of the depthwise mode, whose words
+        must follow each other.
     """
 
     def __init__(self, *, config, multiplier="portable"):
@@ -87,6 +81,7 @@ class Execute(wiring.Component):
             **{f"act{row}": Out(ActReadSignature(rows=config.rows)) for row in range(1, config.depthwise_rows)},
             **weights,
             "acc": In(AccReadSignature(cols=config.cols)),
+            "pause": In(1),
         })
 
     @property
@@ -102,10 +97,14 @@ class Execute(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        image_rows = config.depthwise_rows
-        m.submodules.passes = passes = PassGenerator(image_rows=image_rows, slots=config.slots)
-        m.submodules.pixels = pixels = PixelGenerator(
-            act_depth=config.act_depth, acc_depth=config.acc_depth, distance=DISTANCE, image_rows=image_rows
+        m.submodules.addresses = addresses = AddressGenerator(
+            act_depth=config.act_depth,
+            acc_depth=config.acc_depth,
+            weight_tiles=config.weight_tiles,
+            program_depth=config.program_depth,
+            distance=DISTANCE,
+            image_rows=config.depthwise_rows,
+            slots=config.slots,
         )
         m.submodules.loader = loader = RowLoader(
             cols=config.cols, weight_rows=config.weight_rows, load_cycles=config.load_cycles, weight_tiles=config.weight_tiles
@@ -115,123 +114,104 @@ class Execute(wiring.Component):
             cols=config.cols,
             weight_rows=config.weight_rows,
             multiplier=self.multiplier,
-            image_rows=image_rows,
+            image_rows=config.depthwise_rows,
         )
         m.submodules.accumulator = accumulator = Accumulator(
             cols=config.cols, depth=config.acc_depth, width=sum_width(config.rows)
         )
+        wiring.connect(m, wiring.flipped(self.unit.i), addresses.i)
         wiring.connect(m, wiring.flipped(self.acc), accumulator.read)
         for mine, read in zip(self.weights, loader.reads):
             wiring.connect(m, wiring.flipped(mine), read)
+
+        issue, pixel = Signal(), addresses.o.payload
         m.d.comb += [
+            addresses.o.ready.eq((loader.ready | ~pixel.switch) & ~self.pause),
+            issue.eq(addresses.o.valid & addresses.o.ready),
+            loader.taken.eq(issue & pixel.switch),
+            loader.tile.eq(addresses.tile),
             Value.cast(array.weights).eq(Value.cast(loader.weights)),
             array.load.eq(loader.load),
             Value.cast(accumulator.sums).eq(Value.cast(array.sums)),
+            self.unit.trace.stall.eq(addresses.hazard | (addresses.o.valid & ~issue)),
         ]
-
-        self._fork(m, passes, pixels, loader)
-        issue = Signal()
-        pixel = pixels.o.payload
-        self._read(m, issue, pixels, array)
-        youngest = self._update(m, issue, pixel, accumulator)
-        failed = self._report(m, issue, passes, pixels, loader, accumulator, youngest)
-        beyond = pixel.acc_range | pixel.act_range
-        m.d.comb += [
-            pixels.o.ready.eq(~(pixel.switch & ~loader.full) & ~beyond & ~failed),
-            issue.eq(pixels.o.valid & pixels.o.ready),
-            loader.taken.eq(issue & pixel.switch),
-        ]
+        self._read(m, issue, addresses, array)
+        self._update(m, issue, addresses, accumulator)
         return m
 
-    def _fork(self, m, passes, pixels, loader):
-        """Give each pass to the pixel generator, and its weight tile to the row loader, in the same cycle."""
-        wiring.connect(m, wiring.flipped(self.unit.i), passes.i)
-        accept = loader.i.ready | ~passes.o.payload.switch
-        m.d.comb += [
-            pixels.i.payload.eq(passes.o.payload),
-            pixels.i.valid.eq(passes.o.valid & accept),
-            loader.i.payload.tile.eq(passes.o.payload.tile),
-            loader.i.payload.index.eq(passes.o.payload.index),
-            loader.i.valid.eq(passes.o.valid & passes.o.payload.switch & pixels.i.ready),
-            passes.o.ready.eq(pixels.i.ready & accept),
-        ]
-
-    def _read(self, m, issue, pixels, array):
+    def _read(self, m, issue, addresses, array):
         """Read the pixel's words, substitute the padding, and hand them to the array."""
-        pixel, rows = pixels.o.payload, [pixels.o.payload, *pixels.rows]
-        facts = data.StructLayout({"padding": len(rows), "pad": 8, "unsigned": 1, "slot": 3, "depthwise": 1})
-        now = Signal(facts)
+        pixel, rows = addresses.o.payload, addresses.rows
+        facts = {"padding": len(rows), "pad": 8, "unsigned": 1}
+        if self.config.depthwise_rows:
+            facts |= {"slot": 3, "depthwise": 1}
+        now = Signal(data.StructLayout(facts))
+        m.d.comb += [now[name].eq(pixel[name]) for name in facts if name != "padding"]
         m.d.comb += now.padding.eq(Cat(row.padding for row in rows))
-        m.d.comb += [getattr(now, name).eq(getattr(pixel, name)) for name in ("pad", "unsigned", "slot", "depthwise")]
-        now = _delay(m, now, ISSUE_TO_WORD - 1, "facts")
-        m.d.sync += [array.slot.eq(now.slot), array.depthwise.eq(now.depthwise)]
+        now = _delay(m, now, ISSUE_TO_WORD - 1, "facts")[-1]
+        if self.config.depthwise_rows:
+            m.d.sync += [array.slot.eq(now.slot), array.depthwise.eq(now.depthwise)]
         for number, (row, act) in enumerate(zip(rows, self.acts)):
-            m.d.sync += [act.addr.eq(row.addr), act.valid.eq(issue & ~row.padding)]
+            # Wider than the memory only where the word is not read.
+            m.d.sync += [act.addr.eq(row.addr[: ceil_log2(self.config.act_depth)]), act.valid.eq(issue & row.read)]
             for place, byte in enumerate(act.data):
                 value = Signal(signed(8), name=f"word{number}_{place}", reset_less=True)
                 m.d.sync += value.eq(Mux(now.padding[number], now.pad, Cat(byte[:7], byte[7] ^ now.unsigned)))
                 m.d.comb += array.words[number][place].eq(value)
 
-    def _update(self, m, issue, pixel, accumulator):
-        """Send the pixel's tag along and update the accumulators with it; return the index of the youngest update."""
-        tag = Signal(_Tag)
-        names = ("entry", "bank", "overwrite", "max", "last", "signal", "index")
-        m.d.comb += [getattr(tag, name).eq(getattr(pixel, name)) for name in names]
+    def _update(self, m, issue, addresses, accumulator):
+        """Update the accumulators with the tag of each pixel when its sums come; report what has ended, and errors."""
+        unit, update = self.unit, accumulator.update
         cycles = ISSUE_TO_WORD + array_latency(self.config.rows, self.multiplier) - SUMS_DELAY
-        tag = _delay(m, tag, cycles, "tag")
-        valid, counts = (
-            _delay(m, flag, cycles, name, reset=True) for name, flag in (("valid", issue), ("counts", issue & pixel.counts))
-        )
-        update = accumulator.update
+        issued = [issue, *_delay(m, issue, cycles, "issued", reset=True)]  # n cycles ago
+
+        # A word goes in when it comes to the output of the address generator, and comes out in the order of issue.
+        attrs = {"no_rw_check": 1, "ram_style": "block"}
+        tags = memory.Memory(shape=addresses.tag.shape(), depth=1 << ceil_log2(cycles + 1), init=[], attrs=attrs)
+        m.submodules.tags = tags
+        write, read = tags.write_port(), tags.read_port()
+        tag = Signal.like(addresses.tag, reset_less=True)
+        valid, wrong = Signal(), Signal()
+        m.d.comb += [write.data.eq(addresses.tag), write.en.eq(addresses.tag_valid), valid.eq(issued[cycles])]
+        m.d.sync += [write.addr.eq(write.addr + write.en), read.addr.eq(read.addr + issued[cycles - 2])]
+        with m.If(issued[cycles - 1]):
+            m.d.sync += tag.eq(read.data)
         m.d.comb += [getattr(update, name).eq(getattr(tag, name)) for name in ("entry", "bank", "overwrite", "max")]
-        m.d.comb += update.valid.eq(counts)
-        # The youngest update is the one to name in a bank conflict, which is reported one cycle later.
-        youngest = Signal(16)
-        with m.If(counts):
-            m.d.sync += youngest.eq(tag.index)
-        done = Cat(tag.last & valid, tag.signal)
-        m.d.comb += Cat(self.unit.done.valid, self.unit.done.signal).eq(_delay(m, done, DISTANCE - 1, "done", reset=True))
-        return youngest
+        m.d.comb += [wrong.eq(tag.stop | tag.act_range), update.valid.eq(valid & tag.counts & ~wrong)]
 
-    def _report(self, m, issue, passes, pixels, loader, accumulator, youngest):
-        """Drive ``idle``, ``error`` and ``trace``; return whether the unit has stopped."""
-        unit, pixel = self.unit, pixels.o.payload
-        unfinished = Signal(range(execute_latency(self.config.rows, self.multiplier) + 8))
-        m.d.sync += unfinished.eq(unfinished + (unit.i.valid & unit.i.ready) - unit.done.valid)
+        ended = valid & tag.last & ~wrong
+        done = _delay(m, Cat(ended, tag.signal), DISTANCE - 1, "done", reset=True)
+        busy = Cat(issued[-2:], (flags[0] for flags in done)).any() | (write.addr != read.addr) | addresses.running
         m.d.comb += [
-            unit.idle.eq(unfinished == 0),
-            unit.trace.busy.eq(~unit.idle),
-            unit.trace.stall.eq(pixels.hazard | (pixels.o.valid & ~issue)),
-            unit.trace.index.eq(pixel.index),
+            Cat(unit.done.valid, unit.done.signal).eq(done[-1]),
+            unit.idle.eq(~busy),
+            unit.trace.busy.eq(busy),
+            unit.trace.index.eq(tag.index),
         ]
 
-        failed, conflict = Signal(), Signal()
-        beyond = pixels.o.valid & (pixel.acc_range | pixel.act_range)
-        clash, reading = Signal(), [Signal(16, name=f"reading{age}", reset_less=True) for age in range(2)]
+        clash = Signal(range(cycles + 1))  # cycles until the tag of a pixel comes whose words lie in one bank
+        if self.config.depthwise_rows > 1:
+            with m.If(clash != 0):
+                m.d.sync += clash.eq(clash - 1)
+            with m.Elif(Cat(act.valid & ~act.ready for act in self.acts[1:]).any()):
+                m.d.sync += clash.eq(cycles - 1)
         m.d.sync += [
-            conflict.eq(accumulator.conflict),
-            unit.error.valid.eq(0),
-            clash.eq(Cat(act.valid & ~act.ready for act in self.acts[1:]).any()),
-            reading[0].eq(pixel.index),
-            reading[1].eq(reading[0]),
+            unit.error.valid.eq((valid & wrong) | (clash == 1) | accumulator.conflict),
+            unit.error.code.eq(Mux(tag.stop, tag.signal, ErrorCode.ACT_RANGE)),
+            unit.error.index.eq(tag.index),
         ]
-        for found, code, index in (  # the last one found is reported
-            (passes.illegal, ErrorCode.ILLEGAL_FIELD, passes.o.payload.index),
-            (loader.error, ErrorCode.WEIGHT_RANGE, loader.error_index),
-            (beyond, ErrorCode.ACT_RANGE, pixel.index),
-            (beyond & pixel.acc_range, ErrorCode.ACC_RANGE, pixel.index),
-            (clash, ErrorCode.ACT_CONFLICT, reading[1]),
-            (conflict, ErrorCode.BANK_CONFLICT, youngest),
-        ):
-            with m.If(found & ~failed):
-                m.d.sync += [unit.error.valid.eq(1), unit.error.code.eq(code), unit.error.index.eq(index), failed.eq(1)]
-        return failed
+        with m.If(clash == 1):
+            m.d.sync += unit.error.code.eq(ErrorCode.ACT_CONFLICT)
+        with m.If(accumulator.conflict):
+            m.d.sync += unit.error.code.eq(ErrorCode.BANK_CONFLICT)
 
 
 def _delay(m, value, cycles, name, *, reset=False):
-    """Return ``value`` of ``cycles`` cycles ago."""
+    """Return ``value`` of 1, 2, … ``cycles`` cycles ago."""
+    delayed = []
     for cycle in range(1, cycles + 1):
         register = Signal.like(value, name=f"{name}{cycle}", reset_less=not reset)
         m.d.sync += register.eq(value)
         value = register
-    return value
+        delayed.append(value)
+    return delayed

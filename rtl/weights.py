@@ -10,23 +10,16 @@ A walk starts when the first pixel that needs the tile is issued; both take the 
 """
 
 from amaranth.hdl import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import exact_log2
 
 from celosia.rtl.interfaces import WeightReadSignature
 
-__all__ = ["LOAD_LATENCY", "RowLoader", "TileRequest"]
+__all__ = ["LOAD_LATENCY", "RowLoader"]
 
 LOAD_LATENCY = 3
 """Cycles from ``taken`` to ``load``: address register, block RAM, register."""
-
-
-class TileRequest(data.Struct):
-    """A weight tile to load, for the instruction ``index``. One bit wider than any tile there is."""
-
-    tile: 17
-    index: 16
 
 
 class RowLoader(wiring.Component):
@@ -45,17 +38,16 @@ class RowLoader(wiring.Component):
 
     Members
     -------
-    i : In(stream.Signature(TileRequest))
+    tile : In
+        The tile to load.
+    ready : Out(1)
+        A walk can start.
+    taken : In(1)
+        Start the walk of ``tile``; only while ``ready``.
     read0, read1, … : Out(WeightReadSignature)
         The banks' read ports.
-    full : Out(1)
-        A tile is requested, and its walk can start.
-    taken : In(1)
-        Start the walk; only while ``full``.
     load, weights : Out
         To the array.
-    error, error_index : Out
-        The requested tile is beyond the memory; it is not loaded, nor any after it.
     """
 
     def __init__(self, *, cols, weight_rows, load_cycles, weight_tiles):
@@ -67,14 +59,12 @@ class RowLoader(wiring.Component):
         self.weight_tiles = weight_tiles
         reads = {f"read{bank}": Out(WeightReadSignature(cols=cols)) for bank in range(weight_rows)}
         super().__init__({
-            "i": In(stream.Signature(TileRequest)),
-            **reads,
-            "full": Out(1),
+            "tile": In(range(weight_tiles)),
+            "ready": Out(1, init=1),
             "taken": In(1),
+            **reads,
             "load": Out(1),
             "weights": Out(data.ArrayLayout(data.ArrayLayout(signed(8), cols), weight_rows)),
-            "error": Out(1),
-            "error_index": Out(16),
         })
 
     @property
@@ -84,28 +74,10 @@ class RowLoader(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        waiting, beyond, begun = Signal(), Signal(), Signal()
-        request = Signal(TileRequest)
         walking, soon_free = Signal(), Signal()
-        coming, too_far = Signal(), Signal()
+        m.d.sync += self.ready.eq(~self.taken & (~walking | soon_free))
 
-        # The walk takes the request over with `taken`; the next one follows a cycle later, so that `taken` may come late in its cycle.
-        m.d.comb += [
-            self.i.ready.eq(~waiting | begun),
-            too_far.eq(self.i.payload.tile >= self.weight_tiles),
-            coming.eq(Mux(self.i.ready, self.i.valid & ~too_far, waiting & ~beyond)),
-            self.error.eq(waiting & beyond),
-            self.error_index.eq(request.index),
-        ]
-        with m.If(self.i.ready):
-            m.d.sync += [
-                waiting.eq(self.i.valid),
-                request.eq(self.i.payload),
-                beyond.eq(too_far),
-            ]
-        m.d.sync += [begun.eq(self.taken), self.full.eq(coming & ~self.taken & (~walking | soon_free))]
-
-        begins, tile = self.taken, request.tile
+        begins, tile = self.taken, self.tile
         for bank, read in enumerate(self.reads):
             ends, row, tile, active = self._walk(m, bank, begins, tile)
             m.d.comb += read.addr.eq(Cat(row, tile))

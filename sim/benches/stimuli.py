@@ -14,7 +14,7 @@ __all__ = ["make", "random_execute", "random_machine", "small_engine"]
 
 def small_engine(**shape):
     """Return a configuration with memories so small that random instructions meet in them, and two image rows for depthwise."""
-    depths = {"act_depth": 256, "weight_tiles": 64, "acc_depth": 64, "param_depth": 64, "program_depth": 64}
+    depths = {"act_depth": 256, "weight_tiles": 64, "acc_depth": 64, "param_depth": 64, "program_depth": 256}
     facts = {"lanes": 2, "act_banks": 2, "tables": 1, "unfold_streams": 4, "depthwise_rows": 2}
     return EngineConfig(**(facts | depths | shape))
 

@@ -4,41 +4,21 @@ import dataclasses
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module, Value
-from amaranth.lib import stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
-from celosia.rtl.address import PassGenerator, Pixel, PixelGenerator
+from celosia.rtl.address import AddressGenerator
 from celosia.rtl.config import EngineConfig
-from celosia.rtl.interfaces import QueuedInstruction
-from celosia.rtl.isa import encode
+from celosia.rtl.isa import ErrorCode, encode
 from celosia.sim.benches.stimuli import make, random_execute
 from celosia.sim.footprint import execute_reads
 
 CONFIG = dataclasses.replace(EngineConfig.load("test"), depthwise_rows=3, act_banks=4)
-IMAGE_ROWS = CONFIG.depthwise_rows
-FIELDS = (
-    "rows", "addr", "padding", "switch", "counts", "entry", "depthwise", "slot", "bank", "overwrite", "max", "last", "pad",
-    "unsigned", "index",
-)  # fmt: skip
-
-
-class Chain(wiring.Component):
-    """Both generators, one behind the other."""
-
-    def __init__(self, *, distance=4, act_depth=CONFIG.act_depth, acc_depth=CONFIG.acc_depth):
-        self.pixels = PixelGenerator(act_depth=act_depth, acc_depth=acc_depth, distance=distance, image_rows=IMAGE_ROWS)
-        super().__init__({"i": In(stream.Signature(QueuedInstruction)), "o": Out(stream.Signature(Pixel))})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.submodules.passes = passes = PassGenerator(image_rows=IMAGE_ROWS, slots=CONFIG.slots)
-        m.submodules.pixels = self.pixels
-        wiring.connect(m, wiring.flipped(self.i), passes.i)
-        wiring.connect(m, passes.o, self.pixels.i)
-        wiring.connect(m, self.pixels.o, wiring.flipped(self.o))
-        return m
+WORD = ("addr", "padding")
+PIXEL = ("switch", "depthwise", "slot", "pad", "unsigned")
+TAG = ("counts", "entry", "bank", "overwrite", "max", "last", "index", "signal")
+FIELDS = ("rows", "tile", *WORD, *PIXEL, *TAG)
+FLAGS = ("act_range", "stop")
 
 
 def expected(instructions):
@@ -46,7 +26,7 @@ def expected(instructions):
     pixels = []
     for index, i in enumerate(instructions):
         address, inside = execute_reads(i, CONFIG)
-        seen = set()
+        seen, tile = set(), i.weights - 1
         if not i.depthwise:
             shape = (*address.shape[:3], -1, 1)
             address, inside = address.reshape(shape), inside.reshape(shape)
@@ -60,11 +40,14 @@ def expected(instructions):
             first_tap = ky == kx == 0 and (i.per_block or block == 0)
             assert not counts or first_tap == (entry not in seen)
             seen.add(entry)
+            switch = int(word == 0 and (not i.hold or ky == kx == block == 0))
+            tile += switch
             pixels.append({
                 "padding": int(not inside[place][0]),
                 "addr": int(address[place][0]),
                 "rows": list(zip((~inside[place][1:]).astype(int).tolist(), address[place][1:].tolist())),
-                "switch": int(word == 0 and (not i.hold or ky == kx == block == 0)),
+                "switch": switch,
+                "tile": tile if switch else None,
                 "counts": int(counts),
                 "entry": entry,
                 "depthwise": i.depthwise,
@@ -76,14 +59,17 @@ def expected(instructions):
                 "pad": i.pad,
                 "unsigned": i.unsigned,
                 "index": index,
+                "signal": i.signal_load | i.signal_execute << 1 | i.signal_store << 2,
             })  # fmt: skip
     return pixels
 
 
 def run(instructions, rng, *, idle=0.0, stall=0.0, limit=None, **parameters):
-    """Return the pixels and the cycle of each."""
-    dut = Chain(**parameters)
-    pixels, cycles = [], []
+    """Return the pixels, each with its tag, and the cycle of each."""
+    depths = {name: getattr(CONFIG, name) for name in ("act_depth", "acc_depth", "weight_tiles", "program_depth")}
+    facts = {"distance": 4, "image_rows": CONFIG.depthwise_rows, "slots": CONFIG.slots} | depths | parameters
+    dut = AddressGenerator(**facts)
+    pixels, tags, cycles = [], [], []
     count = limit or len(expected(instructions))
 
     async def source(ctx):
@@ -99,18 +85,29 @@ def run(instructions, rng, *, idle=0.0, stall=0.0, limit=None, **parameters):
     async def sink(ctx):
         for cycle in range(200 + 40 * count):
             ctx.set(dut.o.ready, int(rng.random() >= stall))
-            _, _, valid, ready, payload, *rows = await ctx.tick().sample(
+            _, _, valid, ready, payload, tile, tag_valid, tag, *rows = await ctx.tick().sample(
                 dut.o.valid,
                 dut.o.ready,
                 dut.o.payload,
-                *(Value.cast(part) for row in dut.pixels.rows for part in (row.padding, row.addr)),
+                dut.tile,
+                dut.tag_valid,
+                dut.tag,
+                *(Value.cast(part) for row in dut.rows for part in (row.addr, row.padding, row.read)),
             )
             if valid and ready:
-                pixels.append({name: getattr(payload, name) for name in ("act_range", "acc_range", *FIELDS[1:])})
-                pixels[-1]["rows"] = list(zip(rows[::2], rows[1::2])) if payload.depthwise else []
+                word, *others = zip(rows[::3], rows[1::3], rows[2::3])
+                pixels.append(
+                    {name: getattr(payload, name) for name in PIXEL}
+                    | {"addr": word[0], "padding": word[1], "tile": tile if payload.switch else None}
+                    | {"rows": [(padding, addr) for addr, padding, _ in others] if payload.depthwise else []}
+                    | {"read": [read for _, _, read in (word, *others)]}
+                    | tags[len(pixels)]
+                )
                 cycles.append(cycle)
                 if len(pixels) == count:
                     return
+            if tag_valid:
+                tags.append({name: getattr(tag, name) for name in (*TAG, *FLAGS)})
         raise AssertionError(f"only {len(pixels)} of {count} pixels came")
 
     sim = Simulator(dut)
@@ -121,6 +118,10 @@ def run(instructions, rng, *, idle=0.0, stall=0.0, limit=None, **parameters):
     return pixels, np.array(cycles)
 
 
+def fields(pixels):
+    return [{name: pixel[name] for name in FIELDS} for pixel in pixels]
+
+
 @pytest.mark.parametrize("idle", [0.0, 0.5])
 @pytest.mark.parametrize("stall", [0.0, 0.5])
 @pytest.mark.parametrize("seed", range(4))
@@ -128,9 +129,11 @@ def test_pixels_are_those_of_the_instruction_set(seed, idle, stall):
     rng = np.random.default_rng(seed)
     instructions = [random_execute(rng, CONFIG) for _ in range(12)]
     pixels, cycles = run(instructions, rng, idle=idle, stall=stall)
-    for pixel, want in zip(pixels, expected(instructions), strict=True):
-        assert {name: pixel[name] for name in FIELDS} == want
-        assert not pixel["acc_range"] and (pixel["padding"] or not pixel["act_range"])
+    assert fields(pixels) == expected(instructions)
+    for pixel in pixels:
+        assert not pixel["stop"] and not pixel["act_range"]
+        words = [pixel["padding"], *(padding for padding, _ in pixel["rows"])]
+        assert pixel["read"][: len(words)] == [1 - padding for padding in words] and not any(pixel["read"][len(words) :])
     for n, pixel in enumerate(pixels):
         for earlier in range(max(0, n - 3), n):
             same = (pixel["bank"], pixel["entry"]) == (pixels[earlier]["bank"], pixels[earlier]["entry"])
@@ -142,7 +145,7 @@ def test_depthwise_words_of_a_pass_follow_each_other():
     rng = np.random.default_rng(7)
     instructions = [random_execute(rng, CONFIG, pixels=8, passes=6, **_depthwise(rng)) for _ in range(16)]
     pixels, cycles = run(instructions, rng, idle=0.3)
-    assert [{name: pixel[name] for name in FIELDS} for pixel in pixels] == expected(instructions)
+    assert fields(pixels) == expected(instructions)
     ends = np.cumsum([words for i in instructions for words in [execute_reads(i, CONFIG)[0].shape[3]] * _passes(i)])[:-1]
     assert set(np.flatnonzero(np.diff(cycles) > 1) + 1) <= set(ends.tolist())
 
@@ -175,8 +178,8 @@ def test_widest_fields():
     )  # fmt: skip
     blocks = make(blocks=256, block_step=257, hold=1, per_block=1)
     taps = wide.replace(depthwise=1, gap=7, tail=7, tile_rows=2, tile_cols=1, kernel_x=1, blocks=1)
-    pixels, _ = run([wide, blocks, taps], np.random.default_rng(0), act_depth=1 << 16, acc_depth=1 << 10)
-    assert [{name: pixel[name] for name in FIELDS} for pixel in pixels] == expected([wide, blocks, taps])
+    pixels, _ = run([wide, blocks, taps], np.random.default_rng(0), act_depth=1 << 16, acc_depth=1 << 10, weight_tiles=1 << 16)
+    assert fields(pixels) == expected([wide, blocks, taps])
 
 
 def test_no_bubble_between_passes_and_instructions():
@@ -199,10 +202,27 @@ def test_overwriting_does_not_wait():
 
 
 def test_range_flags_rise_at_the_first_place_outside():
-    inside = make(tile_cols=8, stride_x=1, start=CONFIG.act_depth - 8, acc=CONFIG.acc_depth - 8)
+    inside = make(tile_cols=8, stride_x=1, start=CONFIG.act_depth - 8, acc=CONFIG.acc_depth - 8, weights=CONFIG.weight_tiles - 1)
     pixels, _ = run([inside], np.random.default_rng(0))
-    assert not any(pixel["act_range"] or pixel["acc_range"] for pixel in pixels)
+    assert not any(pixel["act_range"] or pixel["stop"] for pixel in pixels)
     pixels, _ = run([inside.replace(start=CONFIG.act_depth - 7)], np.random.default_rng(0))
     assert [pixel["act_range"] for pixel in pixels] == [0] * 7 + [1]
+    assert [pixel["read"][0] for pixel in pixels] == [1] * 7 + [0]
     pixels, _ = run([inside.replace(acc=CONFIG.acc_depth - 7)], np.random.default_rng(0))
-    assert [pixel["acc_range"] for pixel in pixels] == [0] * 7 + [1]
+    assert [pixel["stop"] for pixel in pixels] == [0] * 7 + [1] and pixels[7]["signal"] == ErrorCode.ACC_RANGE.value
+    pixels, _ = run([inside.replace(blocks=2)], np.random.default_rng(0))
+    assert [pixel["stop"] for pixel in pixels] == [0] * 8 + [1] * 8 and pixels[8]["signal"] == ErrorCode.WEIGHT_RANGE.value
+
+
+@pytest.mark.parametrize("acc_depth, tile", [(8, {"tile_cols": 9}), (8, {"tile_rows": 1024}), (1000, {"tile_rows": 4, "tile_cols": 251})])
+def test_tiles_larger_than_the_accumulators_stop_at_the_first_pixel_that_does_not_fit(acc_depth, tile):
+    pixels, _ = run([make(**tile)], np.random.default_rng(0), acc_depth=acc_depth, limit=acc_depth + 1)
+    assert [pixel["stop"] for pixel in pixels] == [0] * acc_depth + [1]
+    assert [pixel["entry"] for pixel in pixels[:-1]] == list(range(acc_depth))
+
+
+def test_the_high_bits_of_a_number_are_looked_at():
+    """Low bits of a legal tile and of a legal entry."""
+    for wrong in ({"weights": 1 << 15}, {"acc": 512}):
+        (pixel,), _ = run([make(**wrong)], np.random.default_rng(0))
+        assert pixel["stop"]

@@ -24,11 +24,11 @@ SHAPES = [
 class Run:
     """One simulation: feed ``instructions``, wait until the unit is idle (or has stopped), read the accumulators."""
 
-    def __init__(self, executor, instructions, rng, *, idle=0.0, store_reads=(), limit=20000):
+    def __init__(self, executor, instructions, rng, *, idle=0.0, pause=0.0, store_reads=(), limit=20000):
         self.dut = dut = Execute(config=executor.config)
         self.executor, self.instructions, self.rng = executor, instructions, rng
         self.done, self.reads, self.switches, self.error, self.stalls = [], [], [], None, 0
-        self.idle, self.limit, self.store_reads = idle, limit, dict(store_reads)
+        self.idle, self.pause, self.limit, self.store_reads = idle, pause, limit, dict(store_reads)
         sim = Simulator(dut)
         sim.add_clock(1e-8)
         sim.add_process(self.source)
@@ -68,8 +68,11 @@ class Run:
         unit, acc = self.dut.unit, self.dut.acc
         for act in self.dut.acts:
             ctx.set(act.ready, 1)
-        accepted = completed = 0
+        accepted = completed = pausing = 0
         for cycle in range(self.limit):
+            assert not (pausing and ctx.get(self.dut.act.valid))
+            pausing = self.rng.random() < self.pause
+            ctx.set(self.dut.pause, pausing)
             if cycle in self.store_reads:
                 ctx.set(acc.bank, self.store_reads[cycle])
             ctx.set(acc.en, cycle in self.store_reads)
@@ -127,6 +130,14 @@ def test_random_instructions_equal_golden(shape, seed, idle):
     executor = random_machine(config, rng)
     clear = [make(tile_cols=config.acc_depth, bank=bank) for bank in range(2)]  # defined contents for what accumulates
     check(executor, clear + [random_execute(rng, config) for _ in range(30)], rng, idle=idle)
+
+
+def test_pauses_change_nothing_but_the_time():
+    rng = np.random.default_rng(4)
+    config = small_engine(**SHAPES[-1])
+    clear = [make(tile_cols=config.acc_depth, bank=bank) for bank in range(2)]
+    instructions = clear + [random_execute(rng, config) for _ in range(20)]
+    check(random_machine(config, rng), instructions, rng, idle=0.2, pause=0.4)
 
 
 def test_single_pixels_and_single_taps_equal_golden():
