@@ -37,6 +37,9 @@ class EngineConfig:
         weight tile takes ``rows / weight_rows`` cycles to load. A power of two, at most ``rows / 2``.
     lanes : int
         Elements requantised per cycle. A power of two, at most ``cols``.
+    lane_cycles : int
+        Cycles that a lane takes for an element: 1, or 4 for a store unit of about half the size without vendor multipliers, which needs
+        ``lanes`` = 1, ``combine`` = 0 and at least 4 columns.
     act_depth : int
         Words of ``rows`` bytes in the activation memory. A multiple of ``act_banks``, at most 65,536.
     act_banks : int
@@ -79,6 +82,7 @@ class EngineConfig:
     cols: int
     weight_rows: int
     lanes: int
+    lane_cycles: int = 1
     act_depth: int
     act_banks: int
     weight_tiles: int
@@ -123,6 +127,13 @@ class EngineConfig:
         ):
             if not low <= getattr(self, knob) <= high:
                 raise BadConfig(f"{knob} must be between {low} and {high}, not {getattr(self, knob)}")
+        if self.lane_cycles not in (1, 4):
+            raise BadConfig(f"lane_cycles must be 1 or 4, not {self.lane_cycles}")
+        if self.lane_cycles == 4 and (self.lanes > 1 or self.combine or self.cols < 4):
+            raise BadConfig(
+                "lane_cycles of 4 needs lanes of 1, combine of 0 and at least 4 cols, "
+                f"not {self.lanes}, {self.combine} and {self.cols}"
+            )
         if not 0 <= self.depthwise_rows <= min(3, self.act_banks):
             raise BadConfig(
                 f"depthwise_rows must be between 0 and {min(3, self.act_banks)}, the smaller of 3 and act_banks, "

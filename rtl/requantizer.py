@@ -22,7 +22,7 @@ from amaranth.lib.wiring import In, Out
 from celosia.rtl.isa import ChannelParams
 from celosia.rtl.multiplier import FORMS, Multiplier
 
-__all__ = ["CONTROL_LATENCY", "LATENCY", "Requantizer"]
+__all__ = ["CONTROL_LATENCY", "LATENCY", "WINDOW", "Requantizer"]
 
 CONTROL_LATENCY = 8 + 2 * Multiplier.LATENCY
 """Cycles after the operands at which ``zero_point``, ``low`` and ``high`` of the same elements are taken."""
@@ -36,7 +36,7 @@ _FRONT = Multiplier.LATENCY
 _HALF = 17
 """The mantissa and the rounded sum are multiplied in halves of 17 bits, the widest unsigned operand of a signed 18-bit multiplier."""
 
-_WINDOW = 10
+WINDOW = 10
 """Binary points at which the result is neither zero nor saturated: the product is below 2**48, so those above bits 38 … 47."""
 
 
@@ -210,11 +210,11 @@ class _Lane(wiring.Component):
         delay = Multiplier.LATENCY + 1
         point = after(delay, point, "point_late")
         zero, negative = after(delay, zero, "zero_late"), after(delay + 3, negative, "negative_late")
-        near = Signal(range(_WINDOW))
+        near = Signal(range(WINDOW))
         m.d.comb += near.eq(point)
-        kill = after(1, zero | (point >= _WINDOW), "kill")
+        kill = after(1, zero | (point >= WINDOW), "kill")
         saturate = after(3, ~zero & (point < 0), "saturate")
-        below = after(1, Cat(near > n for n in range(_WINDOW - 1)), "below")  # bit n: product bit 38 + n is a fraction bit below 1/2
+        below = after(1, Cat(near > n for n in range(WINDOW - 1)), "below")  # bit n: product bit 38 + n is a fraction bit below 1/2
         near = after(1, near, "near")
 
         # 13: ``number`` is the integer part, with the fraction's first bit below it. The bits from there down to half an ulp decide on ties.

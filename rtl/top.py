@@ -27,6 +27,7 @@ from celosia.rtl.host import Host, WishboneSignature
 from celosia.rtl.load import Load
 from celosia.rtl.memory import ActivationMemory, ParamMemory, ProgramMemory, WeightMemory
 from celosia.rtl.sequencer import EngineTrace, Sequencer
+from celosia.rtl.serial_store import SerialStore
 from celosia.rtl.store import Store
 from celosia.rtl.table import Tables
 
@@ -94,7 +95,7 @@ class Top(wiring.Component):
         load, execute, store = (
             Load(config=config),
             Execute(config=config, multiplier=self.multiplier),
-            Store(config, multiplier=self.multiplier),
+            SerialStore(config) if config.lane_cycles > 1 else Store(config, multiplier=self.multiplier),
         )
         reset = ResetInserter(sequencer.unit_reset)
         m.submodules.load, m.submodules.execute, m.submodules.store = reset(load), reset(execute), reset(store)

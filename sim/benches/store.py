@@ -21,7 +21,7 @@ class Memories:
 
     def __init__(self, dut, case, rng, *, busy_read):
         self.dut, self.case, self.rng = dut, case, rng
-        self.busy = busy_read
+        self.busy, self.serial, self.writes = busy_read, case.config.lane_cycles > 1, 1
         self.act = case.act.copy()
         config = case.config
         write = ActWrite(rows=config.rows)
@@ -34,9 +34,13 @@ class Memories:
     def drive(self):
         self.ready = int(self.rng.random() >= self.busy)
         self.dut.operand_ready.value = self.ready
+        self.late = 0
+        if self.serial:  # the operand's port is not used
+            self.late, self.writes = int(self.rng.random() < self.busy), self.ready
+            self.dut.params_late.value, self.dut.write_ready.value = self.late, self.writes
         for name, waiting in self.waiting.items():
             value = waiting.pop(0)
-            if value is None:
+            if value is None or (name == "params" and self.late):
                 value = int.from_bytes(self.rng.bytes(self.bits[name] // 8), "little")
             getattr(self.dut, f"{name}_data").value = value
 
@@ -58,7 +62,7 @@ class Memories:
             places = [addrs.to_unsigned() >> 12 * lane & 0xFFF for lane in range(config.lanes)]
             looked = bytes(case.tables.flat[place % case.tables.size] for place in places)
         self._answer("tables", looked)
-        if dut.write_valid.value == 1:
+        if dut.write_valid.value == 1 and self.writes:
             payload = dut.write_payload.value.to_unsigned()
             addr, data, mask = (payload >> offset & (1 << width) - 1 for offset, width in self.fields.values())
             chosen = [byte for byte in range(config.rows) if mask >> byte & 1]
@@ -75,7 +79,8 @@ async def memory_equals_golden(dut, idle, busy_read):
     case = StoreCase(EngineConfig.from_json(given["config"]), rng, count=given["count"])
     memories = Memories(dut, case, rng, busy_read=busy_read)
     names = ("unit_i_valid", "acc_data", "operand_data", "operand_ready", "params_data", "tables_data")
-    cycles = await start(dut, write_ready=1, **dict.fromkeys(names, 0))
+    late = {"params_late": 0} if memories.serial else {}
+    cycles = await start(dut, write_ready=1, **late, **dict.fromkeys(names, 0))
     source = Source(dut, "unit_i", idle=idle, rng=rng)
     source.queue.extend(word | index << INSTRUCTION_BITS for index, word in enumerate(case.encoded))
     source.start(cycles)

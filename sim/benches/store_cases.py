@@ -9,14 +9,16 @@ from celosia.rtl.isa import AddParams, ChannelParams, Combine, Instruction, Opco
 from celosia.sim.executor import Executor
 from celosia.sim.numerics import channel_params
 
-__all__ = ["CONFIGS", "StoreCase", "small_config"]
+__all__ = ["CONFIGS", "SERIAL", "StoreCase", "small_config"]
 
 
 def small_config(*, rows, cols, lanes, **knobs):
     """Return a configuration whose memories a bench can compare byte by byte; no size is a power of two."""
     facts = {"weight_rows": 1, "act_depth": 250, "act_banks": 1, "weight_tiles": 2, "acc_depth": 60, "param_depth": 100, "tables": 2,
              "program_depth": 16, "unfold_streams": 1}  # fmt: skip
-    return EngineConfig(name=f"store{rows}x{cols}l{lanes}", rows=rows, cols=cols, lanes=lanes, **(facts | knobs))
+    facts |= knobs
+    kind = "serial" if facts.get("lane_cycles", 1) > 1 else "store"
+    return EngineConfig(name=f"{kind}{rows}x{cols}l{lanes}", rows=rows, cols=cols, lanes=lanes, **facts)
 
 
 CONFIGS = {
@@ -27,8 +29,18 @@ CONFIGS = {
         small_config(rows=4, cols=4, lanes=4, act_depth=256, acc_depth=64, tables=1),
         small_config(rows=8, cols=4, lanes=2),
         small_config(rows=8, cols=2, lanes=1),
+        small_config(rows=8, cols=4, lanes=1, combine=0),
     )
 }
+
+SERIAL = {
+    config.name: config
+    for config in (
+        small_config(rows=4, cols=4, lanes=1, combine=0, lane_cycles=4),
+        small_config(rows=16, cols=8, lanes=1, combine=0, lane_cycles=4, act_depth=256, acc_depth=64, tables=1),
+    )
+}
+"""Configurations of the serial store unit."""
 
 
 class StoreCase:
@@ -135,7 +147,7 @@ class StoreCase:
             params=int(rng.integers(0, config.param_depth - 20 - entries)), advance=advance,
             zero_point=int(rng.integers(-128, 128)), low=low, high=high,
             use_table=int(rng.integers(2)), table=int(rng.integers(config.tables)),
-            combine=int(rng.choice(list(Combine))), combine_params=int(rng.choice(self.combine_params)),
+            combine=int(rng.choice(list(Combine))) if config.combine else Combine.NONE, combine_params=int(rng.choice(self.combine_params)),
             combine_low=combine_low, combine_high=combine_high, raw=int(rng.integers(1, 5)) if rng.random() < 0.3 else 0,
             operand_row_step=steps[0], operand_block_step=steps[1], operand_still=still,
         )  # fmt: skip

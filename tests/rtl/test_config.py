@@ -20,7 +20,7 @@ def test_digest_depends_on_every_knob_but_the_name():
     preset = PRESETS["test"]
     assert dataclasses.replace(preset, name="other").digest == preset.digest
     for field in dataclasses.fields(preset):
-        if field.name in ("name", "lanes", "cols", "act_banks"):
+        if field.name in ("name", "lanes", "lane_cycles", "cols", "act_banks"):
             continue
         value = getattr(preset, field.name)
         try:
@@ -44,6 +44,9 @@ def test_digest_depends_on_every_knob_but_the_name():
         ({"act_depth": 4095}, r"act_depth must be a multiple of act_banks \(2\), not 4095"),
         ({"acc_depth": 2048}, "acc_depth must be between 8 and 1024, not 2048"),
         ({"tables": 0}, "tables must be a power of two, not 0"),
+        ({"combine": 2}, "combine must be between 0 and 1, not 2"),
+        ({"lane_cycles": 2}, "lane_cycles must be 1 or 4, not 2"),
+        ({"lane_cycles": 4, "lanes": 1}, "lane_cycles of 4 needs lanes of 1, combine of 0 and at least 4 cols, not 1, 1 and 4"),
         ({"rows": 4.0}, "rows must be an integer, not 4.0"),
         ({"queue_depth": True}, "queue_depth must be an integer, not True"),
     ],

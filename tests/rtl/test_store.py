@@ -8,8 +8,9 @@ import pytest
 from amaranth.sim import Simulator
 
 from celosia.rtl.isa import Combine, ErrorCode, encode
+from celosia.rtl.serial_store import SerialStore
 from celosia.rtl.store import Store
-from celosia.sim.benches.store_cases import CONFIGS, StoreCase, small_config
+from celosia.sim.benches.store_cases import CONFIGS, SERIAL, StoreCase, small_config
 from celosia.sim.executor import GoldenError
 
 SEED = 6
@@ -18,14 +19,16 @@ SEED = 6
 class Machine:
     """A store unit with models of the memories around it.
 
-    ``idle`` and ``busy_read`` are the probabilities that no instruction is offered and that the operand's read is not accepted. Data ports carry noise whenever they are not specified.
+    ``idle`` and ``busy_read`` are the probabilities that no instruction is offered and that the operand's read is not accepted; of the serial
+    form, ``late`` and ``busy_write`` those that parameters are not there yet and that the write is not accepted. Data ports carry noise whenever they are not specified.
     """
 
-    def __init__(self, case, *, idle=0.0, busy_read=0.0, seed=SEED):
+    def __init__(self, case, *, idle=0.0, busy_read=0.0, late=0.0, busy_write=0.0, seed=SEED):
         self.case, self.config = case, case.config
         self.rng = np.random.default_rng(seed)
-        self.chances = idle, busy_read
-        self.dut = Store(case.config)
+        self.serial = case.config.lane_cycles > 1
+        self.chances = idle, busy_read, late, busy_write
+        self.dut = SerialStore(case.config) if self.serial else Store(case.config)
         self.act = case.act.copy()
         self.params = case.params
         self.done, self.errors, self.writes, self.busy_cycles = [], [], [], 0
@@ -51,18 +54,21 @@ class Machine:
         offering = False
         ends = limit = self.limit
         for self.cycles in range(limit):
-            skips = self.rng.random(2) < self.chances
+            skips = self.rng.random(4) < self.chances
             # An offer stays until it is taken; ready may come and go.
             offering = (offering or not skips[0]) and sent < len(self.words)
             ctx.set(dut.unit.i.valid, offering)
             ctx.set(dut.unit.i.payload.instruction, self.words[sent] if offering else self._noise(256))
             ctx.set(dut.unit.i.payload.index, sent if offering else self._noise(16))
             ctx.set(dut.operand.ready, not skips[1])
-            ctx.set(dut.write.ready, 1)
+            ctx.set(dut.write.ready, not skips[3])
+            if self.serial:
+                ctx.set(dut.params_late, bool(skips[2]))
             for port, age, bits in ((dut.acc, accs, acc_bits), (dut.operand, operands, word_bits)):
                 value = age.pop(0)
                 ctx.set(port.data.as_value(), self._noise(bits) if value is None else value)
-            ctx.set(dut.params.data, params.pop(0))
+            parameters = params.pop(0)
+            ctx.set(dut.params.data, self._noise(param_bits) if skips[2] else parameters)
             ctx.set(dut.tables.data.as_value(), int.from_bytes(bytes(tables.pop(0)), "little"))
 
             accs.append(None)
@@ -82,7 +88,7 @@ class Machine:
             if ctx.get(dut.unit.error.valid):
                 self.errors.append((ErrorCode(ctx.get(dut.unit.error.code)), ctx.get(dut.unit.error.index)))
                 ends = min(ends, self.cycles + 60)
-            if ctx.get(dut.write.valid):
+            if ctx.get(dut.write.valid) and not skips[3]:
                 payload = dut.write.payload
                 mask = ctx.get(payload.mask)
                 data = ctx.get(payload.data.as_value()).to_bytes(config.rows, "little")
@@ -110,6 +116,20 @@ def test_random_instructions_leave_the_memory_as_golden_does(config, idle, busy_
     case = StoreCase(config, np.random.default_rng(seed), count=16)
     machine = Machine(case, idle=idle, busy_read=busy_read, seed=seed)
     machine.run()
+    assert machine.errors == []
+    wrong = np.argwhere(machine.act != case.expected)
+    assert not len(wrong), f"seed {seed}: {len(wrong)} bytes differ, first (word, byte) {wrong[0]}"
+    assert [done for _, done in machine.done] == [signals(instruction) for instruction in case.instructions]
+    assert len(machine.writes) == sum(i.blocks * i.tile_rows * i.tile_cols for i in case.instructions)
+
+
+@pytest.mark.parametrize("config", SERIAL.values(), ids=SERIAL)
+@pytest.mark.parametrize("idle, late, busy_write", [(0.0, 0.0, 0.0), (0.8, 0.4, 0.8)])
+def test_the_serial_form_leaves_the_memory_as_golden_does(config, idle, late, busy_write):
+    seed = SEED + int(10 * idle + 100 * late + 1000 * busy_write)
+    case = StoreCase(config, np.random.default_rng(seed), count=3)
+    machine = Machine(case, idle=idle, late=late, busy_write=busy_write, seed=seed)
+    machine.run(limit=50_000)
     assert machine.errors == []
     wrong = np.argwhere(machine.act != case.expected)
     assert not len(wrong), f"seed {seed}: {len(wrong)} bytes differ, first (word, byte) {wrong[0]}"
@@ -191,8 +211,12 @@ def test_an_operand_is_the_result_of_its_predecessor():
     ({"combine": 5}, ErrorCode.ILLEGAL_FIELD),
     ({"raw": 5}, ErrorCode.ILLEGAL_FIELD),
 ])  # fmt: skip
-def test_access_out_of_range_stops_the_unit(fields, code):
-    config = small_config(rows=4, cols=4, lanes=2)
+@pytest.mark.parametrize("serial", [False, True])
+def test_access_out_of_range_stops_the_unit(fields, code, serial):
+    knobs = {"lanes": 1, "combine": 0, "lane_cycles": 4, "param_depth": 102} if serial else {"lanes": 2}
+    if serial and fields.get("combine") in (Combine.MIN, Combine.MUL, Combine.ADD):
+        code = ErrorCode.ILLEGAL_FIELD
+    config = small_config(rows=4, cols=4, **knobs)
     case = StoreCase(config, np.random.default_rng(SEED))
     small = {"tile_rows": 1, "tile_cols": 1, "blocks": 1, "slot": 0, "combine": 0, "use_table": 0}
     good = case.random_instruction(**small | {"dest": 3})
@@ -225,10 +249,27 @@ def test_last_place_in_range_is_accepted(fields):
     assert np.array_equal(machine.act, golden.act[0])
 
 
+@pytest.mark.parametrize("fields", [
+    {"acc": 58, "tile_cols": 2}, {"params": 92, "advance": 1, "blocks": 2}, {"dest": 248, "tile_cols": 2, "col_step": 1},
+])  # fmt: skip
+def test_last_place_in_range_is_accepted_by_the_serial_form(fields):
+    case = StoreCase(SERIAL["serial4x4l1"], np.random.default_rng(SEED))
+    small = {"tile_rows": 1, "tile_cols": 1, "blocks": 1, "slot": 0, "use_table": 0, "dest": 3}
+    case.instructions = [case.random_instruction(**small | fields)]
+    golden = case.machine()
+    golden.run_store(0, case.instructions[0])
+    machine = Machine(case)
+    machine.run()
+    assert machine.errors == []
+    assert np.array_equal(machine.act, golden.act[0])
+
+
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_bad_parameters_are_refused():
     with pytest.raises(ValueError, match=r"multiplier must be one of portable, ecp5, .*, not 'booth'"):
         Store(CONFIGS["store4x4l1"], multiplier="booth")
     with pytest.raises(TypeError, match="config must be an EngineConfig, not 'mac64'"):
         Store("mac64")
+    with pytest.raises(ValueError, match=r"config\.lane_cycles must be 4, not 1"):
+        SerialStore(CONFIGS["store4x4l1"])
     gc.collect()  # of the refused component, while its warning is ignored
