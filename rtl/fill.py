@@ -23,6 +23,8 @@ class Fill(wiring.Component):
     Parameters
     ----------
     config : EngineConfig
+    width : int
+        Bytes of a part of a word, a power of two and at least ``cols``.
 
     Members
     -------
@@ -31,24 +33,25 @@ class Fill(wiring.Component):
     slot : ``In``
         As in the instruction, until the last row.
     valid : ``In(1)``
-        ``data`` is a row, or with ``zero`` a row is zero.
-    data : ``In(ArrayLayout(8, rows))``
+        A row comes.
+    data : ``In(ArrayLayout(8, width))``
+        One cycle later: the part of the word that its bytes are in; zero if the row is.
     last : ``Out(1)``
         The next row is the last one of its tile.
     out_of_range : ``Out(1)``
         The tile of the row in this cycle does not exist; it must not be ``valid``.
     write : ``Out(WeightWriteSignature)``
-        One cycle later.
+        In the cycle of ``data``.
     """
 
-    def __init__(self, *, config):
+    def __init__(self, *, config, width):
         self.config = config
+        self.width = width
         super().__init__({
             "tile": In(16),
             "slot": In(FillInstruction.as_shape()["slot"].shape),
             "valid": In(1),
-            "zero": In(1),
-            "data": In(data.ArrayLayout(8, config.rows)),
+            "data": In(data.ArrayLayout(8, width)),
             "last": Out(1),
             "out_of_range": Out(1),
             "write": Out(WeightWriteSignature(cols=config.cols, weight_rows=config.weight_rows)),
@@ -61,11 +64,15 @@ class Fill(wiring.Component):
         with m.If(self.valid):
             m.d.sync += row.eq(row + 1)
         bits = exact_log2(config.load_cycles)
-        words = data.View(data.ArrayLayout(self.write.data.shape(), config.slots), self.data.as_value())
-        m.d.comb += [self.last.eq(row.all()), self.out_of_range.eq(self.tile >= config.weight_tiles)]
+        slots = self.width // config.cols
+        parts = data.View(data.ArrayLayout(self.write.data.shape(), slots), self.data.as_value())
+        m.d.comb += [
+            self.last.eq(row.all()),
+            self.out_of_range.eq(self.tile >= config.weight_tiles),
+            self.write.data.eq(parts[self.slot[: ceil_log2(slots)]]),
+        ]
         m.d.sync += [
             self.write.en.eq(self.valid << row[bits:]),
             self.write.addr.eq(Cat(row[:bits], self.tile)),
-            self.write.data.eq(Mux(self.zero, 0, words[self.slot[: ceil_log2(config.slots)]].as_value())),
         ]
         return m

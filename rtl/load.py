@@ -77,10 +77,11 @@ class Load(wiring.Component):
         m = Module()
         config, unit = self.config, self.unit
         chunk = 1 << ceil_log2(config.unfold_streams)
+        width = max(chunk, config.cols)
         m.submodules.walk = walk = Walk(rows=config.rows, chunk=chunk, depth=config.act_depth)
-        m.submodules.streams = streams = TapStreams(rows=config.rows, chunk=chunk)
+        m.submodules.streams = streams = TapStreams(rows=config.rows, chunk=chunk, width=width)
         m.submodules.lanes = lanes = TapLanes(rows=config.rows, streams=config.unfold_streams)
-        m.submodules.fill = fill = Fill(config=config)
+        m.submodules.fill = fill = Fill(config=config, width=width)
         wiring.connect(m, wiring.flipped(self.fill), fill.write)
         wiring.connect(m, wiring.flipped(self.read), walk.read)
 
@@ -96,6 +97,15 @@ class Load(wiring.Component):
         with m.Else():
             m.d.comb += illegal.eq((i.streams >= config.unfold_streams) | (i.stride_x == 0))
 
+        # The part of the word that both ways begin with.
+        part = Signal(data.ArrayLayout(8, width))
+        parts = data.View(data.ArrayLayout(part.shape(), config.rows // width), walk.read.data.as_value())
+        slot, sub = as_fill.slot[ceil_log2(width // config.cols) :], walk.arrival.sub[ceil_log2(width // chunk) :]
+        with m.If(walk.arrival.read):
+            m.d.sync += part.eq(parts[Mux(filling, slot, sub)[: ceil_log2(config.rows // width)]])
+        with m.Else():
+            m.d.sync += part.eq(0)
+
         groups = Signal(range(8))  # the walk has begun and the columns have not ended
         begin, quiet, finished = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -106,7 +116,7 @@ class Load(wiring.Component):
             walk.room.eq(streams.room),
             streams.arrival.eq(walk.arrival),
             streams.arrival.valid.eq(walk.arrival.valid & ~filling),
-            streams.data.eq(walk.read.data),
+            streams.data.eq(part),
             streams.filled.eq(walk.filled),
             streams.pad.eq(i.pad),
         ]
@@ -200,8 +210,7 @@ class Load(wiring.Component):
             fill.tile.eq(dest),
             fill.slot.eq(as_fill.slot),
             fill.valid.eq(walk.arrival.valid & filling & ~walk.arrival.beyond & ~fill.out_of_range & ~failed),
-            fill.zero.eq(~walk.arrival.read),
-            fill.data.eq(walk.read.data),
+            fill.data.eq(part),
         ]
 
         code = Signal(ErrorCode)

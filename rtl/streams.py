@@ -38,12 +38,14 @@ class TapStreams(wiring.Component):
         Bytes per activation word.
     chunk : int
         Bytes of a chunk, a power of two.
+    width : int
+        Bytes of a part of a word, a power of two between the two.
 
     Members
     -------
     arrival : ``In`` of :func:`~celosia.rtl.walk.Arrival`
-    data : ``In(ArrayLayout(8, rows))``
-        The word that ``arrival`` is about.
+    data : ``In(ArrayLayout(8, width))``
+        The part that ``arrival`` was about one cycle before; zero if nothing was read.
     pad : ``In(8)``
         Bytes of what was not read, constant.
     filled : ``In(1)``
@@ -62,12 +64,13 @@ class TapStreams(wiring.Component):
         The column taken is the last inside one: the next one is the first of another group.
     """
 
-    def __init__(self, *, rows, chunk):
+    def __init__(self, *, rows, chunk, width):
         self.rows = rows
         self.chunk = chunk
+        self.width = width
         super().__init__({
             "arrival": In(Arrival(rows=rows, chunk=chunk)),
-            "data": In(data.ArrayLayout(8, rows)),
+            "data": In(data.ArrayLayout(8, width)),
             "pad": In(8),
             "filled": In(1),
             "room": Out(1),
@@ -88,15 +91,11 @@ class TapStreams(wiring.Component):
 
         # Behind the memory: the chunk, where it goes, and which of its bytes belong to the entry before.
         arrival = Signal.like(self.arrival)
-        words = data.View(data.ArrayLayout(8 * chunk, self.rows // chunk), self.data.as_value())
-        value = Signal(data.ArrayLayout(8, chunk))
+        parts = data.View(data.ArrayLayout(data.ArrayLayout(8, chunk), self.width // chunk), self.data.as_value())
+        value = parts[arrival.sub[: ceil_log2(self.width // chunk)]]
         earlier = Signal(chunk)
         turn = Signal(bits)
         padding = Signal(8)  # an OR fits into the LUTs of the turn
-        with m.If(~self.arrival.read):
-            m.d.sync += value.eq(0)
-        with m.Else():
-            m.d.sync += value.eq(words[self.arrival.sub])
         m.d.sync += [
             arrival.eq(self.arrival),
             padding.eq(Mux(self.arrival.read, 0, self.pad)),
