@@ -7,8 +7,7 @@
                             ▼
                          Wishbone
 
-Throughput is that of the line; on its own the bridge takes a byte per cycle, writes a word in seven cycles at the engine's host port and reads
-one in twelve.
+Throughput is that of the line; on its own the bridge takes a byte per cycle, and writes a word in seven cycles at the engine's host port.
 """
 
 from amaranth.hdl import *
@@ -55,18 +54,20 @@ class Bridge(wiring.Component):
 
         control = Signal(8)
         writes = control[-1]
-        address = Signal(24)
+        # The control byte is that of a write that has been executed to its end; the request is its repetition.
+        whole, again = Signal(), Signal()
+        low, high = Signal(8), Signal(16)  # of the address
         word = Signal(32)
         size = Signal(8)
-        place = Signal(8)  # of the request's byte in ``byte``
-        step = Signal()
-        done = Signal(6)  # words
+        # Of the request's byte that ``fetch`` reads, counted from behind the header; in a read's end, words read.
+        place = Signal(8)
+        fetch, step = Signal(), Signal()
         index = Signal(2)  # of the word's byte that is being sent
         reply = sender.i
         m.d.comb += [
-            receiver.addr.eq(place + step),
-            receiver.en.eq(1),
-            bus.adr.eq(address),
+            receiver.addr.eq(place),
+            receiver.en.eq(fetch),
+            bus.adr.eq(Cat(low, high)),
             bus.sel.eq(0b1111),
             bus.dat_w.eq(Cat(word[8:], byte)),
             bus.we.eq(writes),
@@ -74,7 +75,10 @@ class Bridge(wiring.Component):
         ]
         m.d.sync += place.eq(place + step)
         with m.If(bus.ack):
-            m.d.sync += [address.eq(address + 1), done.eq(done + 1)]
+            m.d.sync += low.eq(low + 1)
+
+        def next_byte():
+            m.d.comb += [fetch.eq(1), step.eq(1)]
 
         with m.FSM() as fsm:
             with m.State("idle"):
@@ -83,52 +87,48 @@ class Bridge(wiring.Component):
                 with m.If(receiver.o.valid):
                     m.next = "look"
             with m.State("look"):
+                next_byte()
                 m.next = "control"
             with m.State("control"):
-                m.d.comb += step.eq(1)
+                next_byte()
+                m.d.sync += [control.eq(byte), whole.eq(0), again.eq(whole & (byte == control))]
+                m.next = "address"
                 # A body of words for a write, of one byte for a read; and the two bytes of the CRC.
                 with m.If(size[:2] != Mux(byte[-1], 2, 3)):
                     m.next = "idle"
-                with m.Elif(writes & (byte == control)):
-                    m.next = "reply"
-                with m.Else():
-                    m.d.sync += [control.eq(byte), done.eq(0)]
-                    m.next = "address"
             with m.State("address"):
-                m.d.comb += step.eq(1)
-                m.d.sync += address.eq(Cat(address[8:], byte))
-                with m.If(place[:2] == 3):
+                m.d.comb += [fetch.eq(1), step.eq(writes | (place != 0))]
+                m.d.sync += [low.eq(high), high.eq(Cat(high[8:], byte))]
+                with m.If(place == 0):
                     with m.If(writes):
                         m.next = "write"
                     with m.Else():
                         m.next = "reply"
             with m.State("write"):
-                with m.If(done == size[2:]):
-                    m.next = "reply"
-                with m.Elif(place[:2] != 3):
-                    m.d.comb += step.eq(1)
-                    m.d.sync += word.eq(Cat(word[8:], byte))
-                with m.Else():
-                    m.d.comb += [bus.cyc.eq(1), step.eq(bus.ack)]
+                with m.If(place[:2] == 0):
+                    m.d.comb += bus.cyc.eq(~again)
+                    with m.If(bus.ack | again):
+                        next_byte()
                     with m.If(bus.err):
                         m.next = "reply"
+                with m.Elif((place[:2] == 1) & (place[2:] == size[2:])):
+                    m.d.sync += whole.eq(1)
+                    m.next = "reply"
+                with m.Else():
+                    next_byte()
+                    m.d.sync += word.eq(Cat(word[8:], byte))
             with m.State("reply"):
-                m.d.comb += [reply.valid.eq(1), reply.payload.data.eq(control)]
+                m.d.comb += [reply.valid.eq(1), reply.payload.data.eq(Cat(control[:-1], whole))]
                 with m.If(reply.ready):
+                    m.next = "read"
                     with m.If(writes):
-                        m.next = "count"
-                    with m.Else():
-                        m.next = "read"
-            with m.State("count"):
-                m.d.comb += [reply.valid.eq(1), reply.payload.data.eq(done)]
-                with m.If(reply.ready):
-                    m.next = "end"
+                        m.next = "end"
             with m.State("read"):
                 m.d.sync += word.eq(bus.dat_r)
-                with m.If(done == byte):
+                with m.If(place == byte):
                     m.next = "end"
                 with m.Else():
-                    m.d.comb += bus.cyc.eq(1)
+                    m.d.comb += [bus.cyc.eq(1), step.eq(bus.ack)]
                     with m.If(bus.err):
                         m.next = "end"
                     with m.Elif(bus.ack):
@@ -136,7 +136,7 @@ class Bridge(wiring.Component):
             with m.State("send"):
                 m.d.comb += [reply.valid.eq(1), reply.payload.data.eq(word)]
                 with m.If(reply.ready):
-                    m.d.sync += [word.eq(word[8:]), index.eq(index + 1)]
+                    m.d.sync += [word.eq(Cat(word[8:], byte)), index.eq(index + 1)]
                     with m.If(index == 3):
                         m.next = "read"
             with m.State("end"):

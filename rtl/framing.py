@@ -12,6 +12,9 @@ from celosia.rtl.link import BUFFER_BYTES, CRC, ESCAPE, FLAG, FLIP, HEADER_BYTES
 
 __all__ = ["Receiver", "ReplyByte", "Sender"]
 
+_AFTER_HIGH_BYTE = CRC.compute([CRC.compute([]) >> 8]) >> 8 ^ CRC.compute([]) & 0xFF
+"""A CRC that has been fed with its own high byte holds its low byte in the place of the high one, combined with this by exclusive or."""
+
 
 class ReplyByte(data.Struct):
     """A byte of a reply's body, or with ``end`` its end, which carries no byte."""
@@ -119,10 +122,13 @@ class Sender(wiring.Component):
         special = Signal()
         escaped = Signal()
         sent = Signal()
+        closing = Signal()
+        second = Signal()
         m.d.comb += [
             special.eq(((raw == FLAG) | (raw == ESCAPE)) & ~escaped),
             self.o.payload.eq(Mux(special, ESCAPE, raw ^ Mux(escaped, FLIP, 0))),
             sent.eq(self.o.ready & ~special),
+            raw.eq(Mux(closing, crc.crc[8:] ^ Mux(second, _AFTER_HIGH_BYTE, 0), self.i.payload.data)),
             crc.data.eq(raw),
         ]
 
@@ -137,20 +143,19 @@ class Sender(wiring.Component):
                 with m.If(self.i.valid & self.o.ready):
                     m.next = "body"
             with m.State("body"):
-                m.d.comb += raw.eq(self.i.payload.data)
                 with m.If(self.i.valid & self.i.payload.end):
                     m.next = "high byte"
                 with m.Elif(self.i.valid):
                     byte_goes()
                     m.d.comb += [self.i.ready.eq(sent), crc.valid.eq(sent)]
             with m.State("high byte"):
-                m.d.comb += raw.eq(crc.crc[8:])
                 byte_goes()
+                m.d.comb += [closing.eq(1), crc.valid.eq(sent)]
                 with m.If(sent):
                     m.next = "low byte"
             with m.State("low byte"):
-                m.d.comb += raw.eq(crc.crc[:8])
                 byte_goes()
+                m.d.comb += [closing.eq(1), second.eq(1)]
                 with m.If(sent):
                     m.next = "close"
             with m.State("close"):

@@ -13,15 +13,17 @@ frame         bytes, between the flags and before escaping
 read request  control, address (3), number of words (1), CRC (2)
 write request control, address (3), words (4 each), CRC (2)
 read reply    control, words (4 each), CRC (2)
-write reply   control, number of words written (1), CRC (2)
+write reply   control, CRC (2)
 ============  ==================================================================================
 
-Control holds the sequence number in bits 6:0, chosen by the host and repeated in the reply, and 1 in bit 7 where the request is a write. A reply with
-fewer words than the request asked for says that the engine refused the next one: an address of nothing, or a memory while a program runs.
+Control holds the sequence number in bits 6:0, chosen by the host and repeated in the reply. Bit 7 is 1 in a write request, and in its reply if all
+words were written. An access that the engine refuses (an address of nothing, or a memory while a program runs) ends the request: bit 7 of a write
+reply is then 0, and a read reply has fewer words than were asked for. A request does not cross an address that is a multiple of 256 words: behind
+the last word before it comes the first of the same 256.
 
 1. A request whose CRC or length is wrong is ignored: nothing of it is done, and there is no reply. The host sends it again.
-2. A write whose control byte is that of the request executed last is a repetition: it is not executed, and its reply is sent again. So a doorbell
-   rings once, however often its request or its reply is lost. A read, or a write with another sequence number, is executed whenever it comes.
+2. A write whose control byte is that of the request executed last, and which was not refused, is a repetition: it is not executed, and its reply
+   is sent again. So a doorbell rings once, however often its request or its reply is lost. Any other request is executed whenever it comes.
 3. Several requests may be on their way. The engine holds one while it executes another, which lasts no longer on the line than its frame, but a read's
    reply does: at most two reads at a time, and nothing else beside a write that must not be repeated.
 4. A host begins with a flag, which ends what another may have left, and with a read, so that no write of its own is taken for a repetition.
@@ -41,6 +43,7 @@ __all__ = [
     "FLIP",
     "HEADER_BYTES",
     "MAX_WORDS",
+    "PAGE_WORDS",
     "SEQUENCE_BITS",
     "WRITE",
     "Deframer",
@@ -76,6 +79,9 @@ BUFFER_BYTES = 256
 
 MAX_WORDS = (BUFFER_BYTES - HEADER_BYTES - 2) // 4
 """Words that one request writes or reads at most."""
+
+PAGE_WORDS = 256
+"""Words within which a request stays; pages start at multiples of it."""
 
 CRC = catalog.CRC16_GENIBUS(8)
 """The check of every frame, CRC-16/GENIBUS: polynomial 0x1021, all ones at the start, inverted at the end."""
@@ -114,6 +120,8 @@ def _header(sequence, address, count):
         raise ValueError(f"a request must be for 1 to {MAX_WORDS} words, not {count}")
     if address % 4 or not 0 <= address // 4 <= _WORD_ADDRESSES - count:
         raise ValueError(f"address must be a word of the host's address space, not {address:#x}")
+    if address // 4 % PAGE_WORDS + count > PAGE_WORDS:
+        raise ValueError(f"a request must stay within {PAGE_WORDS} words, not go from word {address // 4:#x} over {count}")
     return bytes([sequence]) + (address // 4).to_bytes(HEADER_BYTES - 1, "little")
 
 

@@ -50,16 +50,19 @@ class Uart(wiring.Component):
     def elaborate(self, platform):
         m = Module()
 
-        # The stop bit and a one behind it run through the register; the last one alone says that the line is free.
+        # Start bit, byte and stop bit run through the register; the stop bit stays at its end and says that the line is free.
         sending = Signal(10, init=1)
         left = Signal(range(self.divisor))
-        m.d.comb += self.i.ready.eq((left == 0) & ~sending[1:].any())
+        m.d.comb += [self.tx.eq(sending[0]), self.i.ready.eq((left == 0) & ~sending[1:].any())]
         with m.If(left != 0):
             m.d.sync += left.eq(left - 1)
-        with m.Elif(sending[1:].any()):
-            m.d.sync += [self.tx.eq(sending[0]), sending.eq(sending >> 1), left.eq(self.divisor - 1)]
-        with m.Elif(self.i.valid):
-            m.d.sync += [self.tx.eq(0), sending.eq(Cat(self.i.payload, C(0b11, 2))), left.eq(self.divisor - 1)]
+        with m.Else():
+            with m.If(sending[1:].any()):
+                m.d.sync += sending.eq(sending >> 1)
+            with m.Elif(self.i.valid):
+                m.d.sync += sending.eq(Cat(0, self.i.payload, 1))
+            with m.If(~self.i.ready | self.i.valid):
+                m.d.sync += left.eq(self.divisor - 1)
 
         rx = Signal(init=1)
         m.submodules.synchronizer = FFSynchronizer(self.rx, rx, init=1)

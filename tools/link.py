@@ -8,7 +8,7 @@ import numpy as np
 
 from celosia.rtl.config import PRESETS
 from celosia.rtl.csr import ID, REGISTERS, identity
-from celosia.rtl.link import FLAG, MAX_WORDS, SEQUENCE_BITS, WRITE, Deframer, frame, read_request, write_request
+from celosia.rtl.link import FLAG, MAX_WORDS, PAGE_WORDS, SEQUENCE_BITS, WRITE, Deframer, frame, read_request, write_request
 from celosia.sim.events import EVENT
 from celosia.sim.transport import Transport, TransportError
 from celosia.tools.wires import WireError, open_wire
@@ -45,8 +45,7 @@ class _Job:
     write: bool
     address: int
     count: int
-    words: np.ndarray | None
-    place: int  # of the first word in the whole transfer
+    words: np.ndarray
     tries: int = 0
     first: int = 0  # in the order of everything sent
     last: int = 0
@@ -125,52 +124,50 @@ class LinkTransport(Transport):
 
     def _transfer(self, write, address, count, words, window):
         """Write or read ``words``; return them."""
-        waiting = [
-            _Job(write, address + 4 * place, min(MAX_WORDS, count - place), words[place : place + MAX_WORDS], place)
-            for place in range(0, count, MAX_WORDS)
-        ]
+        waiting = [_Job(write, address + 4 * place, part, words[place : place + part]) for place, part in _bursts(address, count)]
         waiting.reverse()
-        sent = {}  # by control byte
-        refused = None
+        sent = {}  # by sequence number
+        refused, words_done = None, 0
         silent = 0
         deadline = 0.0
         while waiting or sent:
             while waiting and len(sent) < window and refused is None:
                 job = waiting.pop()
-                control = self._next_sequence() | WRITE * write
-                sent[control] = job
-                self._send(control, job)
+                sequence = self._next_sequence()
+                sent[sequence] = job
+                self._send(sequence, job)
                 deadline = max(deadline, self._deadline(sent, silent))
-            if refused is not None and not sent:
+            if not sent:
                 break
             answered = False
             for body in self._deframer.feed(self._guard(self.wire.receive, max(0.0, deadline - time.monotonic()))):
-                job = sent.pop(body[0], None)
+                job = sent.get(body[0] & ~WRITE)
                 done = self._take(job, body)
                 if done is None:
-                    if job:
-                        sent[body[0]] = job
                     continue
+                del sent[body[0] & ~WRITE]
                 answered = True
                 self._replies += 1
-                if done < job.count:
-                    failed = job.address + 4 * done
-                    refused = failed if refused is None else min(refused, failed)
+                if done < job.count and (refused is None or job.address < refused.address):
+                    refused, words_done = job, done
                 # Replies come in the order of the requests: what was sent before this one and has no reply is lost.
-                for control, other in sent.items():
+                for sequence, other in sent.items():
                     if other.last < job.first:
-                        self._send(control, other)
+                        self._send(sequence, other)
             if answered:
                 silent = 0
                 deadline = self._deadline(sent, silent)
             elif time.monotonic() >= deadline:
                 silent += 1
                 self._check_patience(silent)
-                for control, job in sent.items():
-                    self._send(control, job)
+                for sequence, job in sent.items():
+                    self._send(sequence, job)
                 deadline = self._deadline(sent, silent)
         if refused is not None:
-            raise TransportError("write" if write else "read", refused)
+            if write and refused.count > 1:
+                for n in range(refused.count):  # one by one, to find the word
+                    self._transfer(True, refused.address + 4 * n, 1, refused.words[n : n + 1], 1)
+            raise TransportError("write" if write else "read", refused.address + 4 * words_done)
         return words
 
     def _take(self, job, body):
@@ -178,14 +175,14 @@ class LinkTransport(Transport):
         if job is None:
             return None
         if job.write:
-            return body[1] if len(body) == 2 and body[1] <= job.count else None
-        words = np.frombuffer(body, "<u4", offset=1) if len(body) % 4 == 1 else ()
-        if len(body) % 4 != 1 or len(words) > job.count:
+            return (job.count if body[0] & WRITE else 0) if len(body) == 1 else None
+        if body[0] & WRITE or len(body) % 4 != 1 or len(body) // 4 > job.count:
             return None
+        words = np.frombuffer(body, "<u4", offset=1)
         job.words[: len(words)] = words
         return len(words)
 
-    def _send(self, control, job):
+    def _send(self, sequence, job):
         self._order += 1
         job.last = self._order
         job.first = job.first or self._order
@@ -196,7 +193,6 @@ class LinkTransport(Transport):
             raise LinkError(
                 self.wire.name, f"the line is too bad: a request was sent {REQUEST_TRIES} times, and others got through"
             )
-        sequence = control & ~WRITE
         body = write_request(sequence, job.address, job.words) if job.write else read_request(sequence, job.address, job.count)
         self._guard(self.wire.send, frame(body))
 
@@ -229,6 +225,15 @@ class LinkTransport(Transport):
             raise LinkError(self.wire.name, str(error)) from error
         self._noise = self._noise or bool(data and data.strip(bytes([FLAG])))
         return data
+
+
+def _bursts(address, count):
+    """Yield ``(first word, words)`` of requests that make up ``count`` words from byte ``address`` on."""
+    place = 0
+    while place < count:
+        part = min(MAX_WORDS, count - place, PAGE_WORDS - (address // 4 + place) % PAGE_WORDS)
+        yield place, part
+        place += part
 
 
 def open_link(place, config):

@@ -7,7 +7,7 @@ from amaranth.sim import Simulator
 from celosia.rtl.bridge import Bridge
 from celosia.rtl.link import ESCAPE, FLAG, MAX_WORDS, WRITE, Deframer, frame, read_request, write_request
 
-REFUSED = 0x700000
+REFUSED = 0x700080
 """From this byte address on, the slave of these tests answers ``err``."""
 
 
@@ -96,10 +96,10 @@ def test_words_come_back_as_they_were_written(idle, stall):
     async def test(line):
         data = line.rng.integers(0, 1 << 32, MAX_WORDS, dtype=np.uint32)
         data[:3] = 0x7E7D7E7D, 0x5E5D5E5D, 0x7E7E7E7E
-        assert await line.talk(frame(write_request(0x7E, 0x12345C, data))) == [bytes([WRITE | 0x7E, MAX_WORDS])]
-        assert line.writes == [0x12345C + 4 * n for n in range(MAX_WORDS)]
-        assert await line.talk(frame(read_request(0x7D, 0x12345C, MAX_WORDS))) == [b"\x7d" + data.tobytes()]
-        assert await line.talk(frame(read_request(3, 0x123460, 1))) == [b"\x03" + data[1:2].tobytes()]
+        assert await line.talk(frame(write_request(0x7E, 0x123404, data))) == [bytes([WRITE | 0x7E])]
+        assert line.writes == [0x123404 + 4 * n for n in range(MAX_WORDS)]
+        assert await line.talk(frame(read_request(0x7D, 0x123404, MAX_WORDS))) == [b"\x7d" + data.tobytes()]
+        assert await line.talk(frame(read_request(3, 0x123408, 1))) == [b"\x03" + data[1:2].tobytes()]
 
     Line(test, idle=idle, stall=stall)
 
@@ -107,22 +107,23 @@ def test_words_come_back_as_they_were_written(idle, stall):
 @pytest.mark.parametrize("stall", [0, 0.6])
 def test_requests_may_follow_each_other_without_a_pause(stall):
     async def test(line):
-        requests = [write_request(n, 0x2FFFF8 + 8 * n, words(n, ~n & 0xFFFFFFFF)) for n in range(20)]
-        requests += [read_request(20 + n, 0x2FFFF8 + 8 * n, 2) for n in range(20)]
+        requests = [write_request(n, 0x2FFF00 + 8 * n, words(n, ~n & 0xFFFFFFFF)) for n in range(20)]
+        requests += [read_request(20 + n, 0x2FFF00 + 8 * n, 2) for n in range(20)]
         replies = await line.talk(b"".join(map(frame, requests)))
-        assert replies[:20] == [bytes([WRITE | n, 2]) for n in range(20)]
+        assert replies[:20] == [bytes([WRITE | n]) for n in range(20)]
         assert replies[20:] == [bytes([20 + n]) + words(n, ~n & 0xFFFFFFFF).tobytes() for n in range(20)]
 
     Line(test, stall=stall)
 
 
-def test_a_refused_access_ends_the_request_and_the_reply_says_after_how_many_words():
+def test_a_refused_access_ends_the_request_and_the_reply_says_so():
     async def test(line):
-        assert await line.talk(frame(write_request(1, REFUSED - 8, words(1, 2, 3, 4)))) == [bytes([WRITE | 1, 2])]
+        assert await line.talk(frame(write_request(1, REFUSED - 8, words(1, 2, 3, 4)))) == [b"\x01"]
+        assert line.writes == [REFUSED - 8, REFUSED - 4]
         assert await line.talk(frame(read_request(2, REFUSED - 8, 4))) == [b"\x02" + words(1, 2).tobytes()]
         assert await line.talk(frame(read_request(3, REFUSED, 1))) == [b"\x03"]
-        assert await line.talk(frame(write_request(4, REFUSED, words(5)))) == [bytes([WRITE | 4, 0])]
-        assert await line.talk(frame(write_request(5, 16, words(7)))) == [bytes([WRITE | 5, 1])]
+        assert await line.talk(frame(write_request(4, REFUSED, words(5)))) == [b"\x04"]
+        assert await line.talk(frame(write_request(5, 16, words(7)))) == [bytes([WRITE | 5])]
 
     Line(test)
 
@@ -131,14 +132,14 @@ def test_a_repeated_write_is_answered_again_and_not_executed():
     async def test(line):
         request = frame(write_request(9, 0x24, words(1, 2)))
         for _ in range(3):
-            assert await line.talk(request) == [bytes([WRITE | 9, 2])]
+            assert await line.talk(request) == [bytes([WRITE | 9])]
         assert line.writes == [0x24, 0x28]
         assert await line.talk(frame(read_request(9, 0x24, 2))) == [b"\x09" + words(1, 2).tobytes()]
-        assert await line.talk(frame(write_request(9, 0x24, words(5)))) == [bytes([WRITE | 9, 1])]
+        assert await line.talk(frame(write_request(9, 0x24, words(5)))) == [bytes([WRITE | 9])]
         assert line.writes == [0x24, 0x28, 0x24]
         refused = frame(write_request(10, REFUSED - 4, words(1, 2)))
-        assert await line.talk(refused + refused) == [bytes([WRITE | 10, 1])] * 2
-        assert line.writes[3:] == [REFUSED - 4]
+        assert await line.talk(refused + refused) == [b"\x0a"] * 2
+        assert line.writes[3:] == [REFUSED - 4] * 2  # nothing was completed, so it is no repetition
 
     Line(test)
 
@@ -180,7 +181,7 @@ def test_noise_is_ignored_and_a_request_behind_it_is_executed():
     async def test(line):
         for number in range(20):
             noise = bytes(line.rng.integers(0, 256, int(line.rng.integers(1, 700)), dtype=np.uint8))
-            assert await line.talk(noise + frame(write_request(number, 4 * number, words(7)))) == [bytes([WRITE | number, 1])]
+            assert await line.talk(noise + frame(write_request(number, 4 * number, words(7)))) == [bytes([WRITE | number])]
         assert len(line.writes) == 20
 
     Line(test, seed=6)
@@ -195,6 +196,15 @@ def test_a_request_of_a_wrong_length_is_ignored(body):
     async def test(line):
         assert await line.talk(frame(body) + frame(read_request(1, 8, 1))) == [b"\x01" + bytes(4)]
         assert not line.writes
+
+    Line(test)
+
+
+def test_a_request_stays_in_its_256_words():
+    async def test(line):
+        body = write_request(1, 0x200000, words(1, 2, 3))
+        await line.talk(frame(body[:1] + b"\xfe" + body[2:]))
+        assert line.writes == [0x2003F8, 0x2003FC, 0x200000]
 
     Line(test)
 

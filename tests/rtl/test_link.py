@@ -41,7 +41,7 @@ def test_broken_frames_are_counted_and_cost_no_other():
 
 @pytest.mark.parametrize("sequence, address, count, sentence", [
     (128, 0, 1, "sequence must be below 128, not 128"), (0, 2, 1, "a word of the host's address space, not 0x2"),
-    (0, (1 << 23) - 4, 2, "address must be"), (0, 0, 0, "1 to 62 words, not 0"), (0, 0, MAX_WORDS + 1, "not 63"),
+    (0, (1 << 23) - 4, 2, "address must be"), (0, 0x3FC, 2, "within 256 words, not go from word 0xff over 2"), (0, 0, 0, "1 to 62 words, not 0"), (0, 0, MAX_WORDS + 1, "not 63"),
 ])  # fmt: skip
 def test_what_no_frame_can_hold_is_refused(sequence, address, count, sentence):
     with pytest.raises(ValueError, match=sentence):
