@@ -24,8 +24,8 @@ the last word before it comes the first of the same 256.
 1. A request whose CRC or length is wrong is ignored: nothing of it is done, and there is no reply. The host sends it again.
 2. A write whose control byte is that of the request executed last, and which was not refused, is a repetition: it is not executed, and its reply
    is sent again. So a doorbell rings once, however often its request or its reply is lost. Any other request is executed whenever it comes.
-3. Several requests may be on their way. The engine holds one while it executes another, which lasts no longer on the line than its frame, but a read's
-   reply does: at most two reads at a time, and nothing else beside a write that must not be repeated.
+3. Several requests may be on their way: the engine holds one while it executes another. Any number of writes, as each is executed and answered in
+   less time than its bytes take on the line; two reads, as their replies are the longer part; and a write that must not be repeated goes alone.
 4. A host begins with a flag, which ends what another may have left, and with a read, so that no write of its own is taken for a repetition.
 """
 

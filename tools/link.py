@@ -124,7 +124,9 @@ class LinkTransport(Transport):
 
     def _transfer(self, write, address, count, words, window):
         """Write or read ``words``; return them."""
-        waiting = [_Job(write, address + 4 * place, part, words[place : place + part]) for place, part in _bursts(address, count)]
+        waiting = [
+            _Job(write, address + 4 * place, part, words[place : place + part]) for place, part in _bursts(address, count)
+        ]
         waiting.reverse()
         sent = {}  # by sequence number
         refused, words_done = None, 0

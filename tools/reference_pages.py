@@ -7,6 +7,7 @@ page                          from
 ``docs/csr.md``               :mod:`celosia.rtl.csr`
 ``docs/operators.md``         :mod:`celosia.tools.ops`, :mod:`celosia.tools.compiler.reasons`
 ``docs/configuration.md``     :mod:`celosia.rtl.config`
+``docs/link.md``              :mod:`celosia.rtl.link`, :mod:`celosia.tools.places`
 ============================  =======================================================================
 """
 
@@ -19,9 +20,9 @@ from pathlib import Path
 from amaranth.hdl import Shape
 from amaranth.lib import data
 
-from celosia.rtl import csr, isa
+from celosia.rtl import csr, isa, link
 from celosia.rtl.config import PRESETS, EngineConfig
-from celosia.tools import ops
+from celosia.tools import ops, places
 from celosia.tools.compiler.reasons import REASONS
 from celosia.tools.driver import ERROR_MEANINGS
 
@@ -38,6 +39,9 @@ def markdown(text):
     blocks = []
     for block in text.split("\n\n"):
         lines = block.split("\n")
+        if set(lines[0]) == {"=", " "}:
+            blocks.append(_simple_table(lines))
+            continue
         if len(lines) > 1 and not lines[0].startswith(" ") and all(line.startswith("    ") for line in lines[1:]):
             blocks.append(f"**{lines[0]}**: " + " ".join(line.strip() for line in lines[1:]))
         elif re.match(r"\d+\. ", lines[0]):
@@ -45,6 +49,12 @@ def markdown(text):
         else:
             blocks.append(" ".join(line.strip() for line in lines))
     return "\n\n".join(blocks)
+
+
+def _simple_table(lines):
+    """Return a table of reStructuredText, with cells of one line, as Markdown."""
+    cells = [re.split("  +", line.strip()) for line in lines if line[0] != "="]
+    return rows(cells[0], cells[1:])
 
 
 def rows(header, body):
@@ -186,7 +196,51 @@ def configuration_page():
     ]) + "\n"  # fmt: skip
 
 
-PAGES = {"isa.md": isa_page, "csr.md": csr_page, "operators.md": operators_page, "configuration.md": configuration_page}
+def link_page():
+    """Return ``docs/link.md``."""
+    limits = ("FLAG", "ESCAPE", "FLIP", "MAX_WORDS", "PAGE_WORDS", "BAUD")
+    source = inspect.getsource(link)
+    constants = [
+        (name, f"`{getattr(link, name):#04x}`" if name in limits[:3] else f"{getattr(link, name):,}", _after(source, name))
+        for name in limits
+    ]
+    request = link.read_request(1, csr.REGISTERS["ID"].offset, 1)
+    reply = request[:1] + csr.ID.to_bytes(4, "little")
+    return "\n\n".join([
+        NOTE,
+        "# The host link",
+        "How an engine on a board is reached, and a simulated one that behaves like it.",
+        "## `--on`\n\n" + markdown(places.__doc__),
+        "What cannot be opened, does not answer, is another engine than `--engine` says, or breaks on the way ends in one sentence that names the port, and "
+        "exit code 1. Lost and damaged frames are sent again. A run that was broken off leaves nothing behind: the next one resets the engine first. "
+        "Cycles are those that the engine counts; which layer they belong to is known in simulation only, where every unit is watched.",
+        "## A board without a board\n\n```sh\npython -m celosia.sim.board --engine test --path board &\n"
+        "celosia demo --engine test --on uart:board\n```\n\n"
+        "simulates the engine with its end of the link in Verilator and prints the pseudo-terminal that stands for its serial port (`--path` keeps a link to it). "
+        "The bytes go straight to the bridge; `--link uart` or `--link spi` sends them through the pins, bit by bit, which is slower by a factor of ten and more. "
+        "`--drop`, `--flip` and `--insert` take the probability that a byte is lost, has a bit flipped, or has noise before it; `--disconnect N` breaks the "
+        "connection after N bytes; `--seed` repeats it all.",
+        "## Protocol\n\n" + markdown(link.__doc__),
+        rows(("name", "value", "is"), constants),
+        "The CRC is CRC-16/GENIBUS: polynomial 0x1021, most significant bit first, all ones at the start, inverted at the end.",
+        f"For example, `{link.frame(request).hex(' ')}` reads the register `ID`, and the reply is `{link.frame(reply).hex(' ')}`.",
+        "## In hardware\n\n`rtl/linked.py` is the engine with its link; `rtl/bridge.py`, `rtl/framing.py`, `rtl/uart.py` and `rtl/spi.py` are its parts. Bridge and serial line take "
+        "about 300 LUT4 and one block RAM of an iCE40. `LinkedEngine` has either of them; the engine of another system has its Wishbone port.",
+    ]) + "\n"  # fmt: skip
+
+
+def _after(source, name):
+    """Return the docstring behind the assignment of ``name``."""
+    return markdown(re.search(rf'^{name} = .*\n"""([^"]*)"""', source, re.M).group(1))
+
+
+PAGES = {
+    "isa.md": isa_page,
+    "csr.md": csr_page,
+    "operators.md": operators_page,
+    "configuration.md": configuration_page,
+    "link.md": link_page,
+}
 
 
 def main(argv=None):

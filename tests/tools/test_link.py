@@ -91,7 +91,11 @@ def test_bursts_of_any_length_come_back():
 @pytest.mark.parametrize("what", ["request", "reply", "both"])
 def test_what_is_lost_is_sent_again(what):
     rng = random.Random(3)
-    wire = ModelWire(lambda kind, number: kind in (what, "request", "reply")[: 1 + 2 * (what == "both")] and rng.random() < (0.15 if what == "both" else 0.3))
+    wire = ModelWire(
+        lambda kind, number: (
+            kind in (what, "request", "reply")[: 1 + 2 * (what == "both")] and rng.random() < (0.15 if what == "both" else 0.3)
+        )
+    )
     data = np.arange(5000, dtype=np.uint32)
     engine = transport(wire)
     engine.write(0x200000, data)
