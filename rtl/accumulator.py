@@ -1,10 +1,10 @@
-"""Accumulators: two banks of block RAM with a read-modify-write pipeline, and the store unit's read port.
+"""Accumulators: two banks with a read-modify-write pipeline, and the store unit's read port.
 
 ::
 
-    cycle   0             1      2                     3
-    update ─► read bank ─► RAM ─► register ┬► compare ─► add ─► write bank
-                                   sums ───┘
+    cycle   0        1      2                     3
+    update ─► read ─► RAM ─► register ┬► compare ─► add ─► write
+                              sums ───┘
 
 In cycle 2 the maximum is decided, and the operand that must not count is cleared in its register, so that one adder serves
 overwriting, adding and the larger of two. A read in cycle :data:`DISTANCE` sees the result.
@@ -13,6 +13,7 @@ overwriting, adding and the larger of two. A read in cycle :data:`DISTANCE` sees
 from amaranth.hdl import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
 from celosia.rtl.interfaces import AccReadSignature
 
@@ -23,6 +24,10 @@ DISTANCE = 4
 
 SUMS_DELAY = 2
 """Cycles from an update to its sums."""
+
+
+_COPIED = 256
+"""Entries per bank up to which both banks, twice over, take no more block RAM of 512 × 36 bits than two banks apart."""
 
 
 class Update(data.Struct):
@@ -84,32 +89,10 @@ class Accumulator(wiring.Component):
             steps.append(register)
         decide, write = steps[2], steps[3]
 
-        # Each bank has one read port: for the update where it has one, for the store unit otherwise.
         word = data.ArrayLayout(signed(32), self.cols)
-        result = Signal(word)
-        outputs = []
-        for bank in range(2):
-            # Reads and writes never meet at an address (interlock, bank conflict): no logic for that case is needed.
-            banks = memory.Memory(shape=unsigned(32 * self.cols), depth=self.depth, init=[], attrs={"no_rw_check": 1})
-            m.submodules[f"bank{bank}"] = banks
-            read, store = banks.read_port(), banks.write_port()
-            mine = Signal(name=f"mine{bank}")
-            m.d.comb += [
-                mine.eq(self.update.valid & (self.update.bank == bank)),
-                read.addr.eq(Mux(mine, self.update.entry, self.read.addr)),
-                store.addr.eq(write.entry),
-                store.data.eq(Value.cast(result)),
-                store.en.eq(write.valid & (write.bank == bank)),
-            ]
-            outputs.append(read.data)
+        result, old = Signal(word), Signal(word, reset_less=True)
+        (self._copies if self.depth <= _COPIED else self._banks)(m, steps, result, old)
 
-        read_bank = Signal()
-        old = Signal(word, reset_less=True)
-        m.d.sync += [
-            read_bank.eq(self.read.bank),
-            Value.cast(self.read.data).eq(Mux(read_bank, outputs[1], outputs[0])),
-            Value.cast(old).eq(Mux(steps[1].bank, outputs[1], outputs[0])),
-        ]
         new = self.sums
         kept, added = Signal(word, reset_less=True), Signal.like(new, reset_less=True)
         for col in range(self.cols):
@@ -129,3 +112,43 @@ class Accumulator(wiring.Component):
             self.conflict.eq(self.read.en & Cat(step.valid & (step.bank == self.read.bank) for step in steps).any()),
         ]
         return m
+
+    def _memory(self, m, name, depth, result, **write):
+        """Build a memory of entries, written with ``result``; return its read port."""
+        # Reads and writes never meet at an address (interlock, bank conflict): no logic for that case is needed.
+        entries = memory.Memory(shape=unsigned(32 * self.cols), depth=depth, init=[], attrs={"no_rw_check": 1})
+        m.submodules[name] = entries
+        read, port = entries.read_port(), entries.write_port()
+        m.d.comb += [port.data.eq(Value.cast(result)), *(getattr(port, name).eq(value) for name, value in write.items())]
+        return read
+
+    def _copies(self, m, steps, result, old):
+        """Build both banks in one memory, once for the updates and once for the store unit, without multiplexers behind them."""
+        size = ceil_log2(self.depth)
+        write = {"addr": Cat(steps[3].entry[:size], steps[3].bank), "en": steps[3].valid}
+        for name, request, entry, register in (
+            ("updated", self.update, self.update.entry, old),
+            ("stored", self.read, self.read.addr, self.read.data),
+        ):
+            read = self._memory(m, name, 2 << size, result, **write)
+            m.d.comb += read.addr.eq(Cat(entry[:size], request.bank))
+            m.d.sync += Value.cast(register).eq(read.data)
+
+    def _banks(self, m, steps, result, old):
+        """Build each bank once. Its read port serves the update where it has one, the store unit otherwise."""
+        outputs = []
+        for bank in range(2):
+            write = {"addr": steps[3].entry, "en": steps[3].valid & (steps[3].bank == bank)}
+            read = self._memory(m, f"bank{bank}", self.depth, result, **write)
+            mine = Signal(name=f"mine{bank}")
+            m.d.comb += [
+                mine.eq(self.update.valid & (self.update.bank == bank)),
+                read.addr.eq(Mux(mine, self.update.entry, self.read.addr)),
+            ]
+            outputs.append(read.data)
+        read_bank = Signal()
+        m.d.sync += [
+            read_bank.eq(self.read.bank),
+            Value.cast(self.read.data).eq(Mux(read_bank, outputs[1], outputs[0])),
+            Value.cast(old).eq(Mux(steps[1].bank, outputs[1], outputs[0])),
+        ]

@@ -8,11 +8,13 @@ from celosia.rtl.accumulator import DISTANCE, SUMS_DELAY, Accumulator
 from celosia.rtl.interfaces import ACC_READ_LATENCY
 
 COLS, DEPTH, WIDTH = 3, 8, 20
+DEEP = 257
+"""More than are kept twice over."""
 
 
-def run(schedule):
+def run(schedule, depth=DEPTH):
     """Run ``{cycle: {"update": …, "sums": …, "read": …}}``; return reads, cycles of ``written``, of ``conflict``."""
-    dut = Accumulator(cols=COLS, depth=DEPTH, width=WIDTH)
+    dut = Accumulator(cols=COLS, depth=depth, width=WIDTH)
     reads, written, conflicts = {}, [], []
 
     async def bench(ctx):
@@ -45,8 +47,9 @@ def update(bank, entry, sums, **flags):
     return {"update": {"valid": 1, "bank": bank, "entry": entry, **flags}, "sums": sums}
 
 
+@pytest.mark.parametrize("depth", [DEPTH, DEEP])
 @pytest.mark.parametrize("seed", range(3))
-def test_random_updates_equal_numpy(seed):
+def test_random_updates_equal_numpy(seed, depth):
     rng = np.random.default_rng(seed)
     acc = np.zeros((2, DEPTH, COLS), np.int32)
     schedule, used, expect, count = {}, {}, {}, 0
@@ -67,13 +70,14 @@ def test_random_updates_equal_numpy(seed):
     for n, (bank, entry) in enumerate(np.ndindex(2, DEPTH)):
         schedule[1010 + n] = {"read": (bank, entry)}
         expect[1010 + n] = list(acc[bank, entry])
-    reads, written, conflicts = run(schedule)
+    reads, written, conflicts = run(schedule, depth)
     assert reads == expect and len(written) == count and not conflicts
 
 
-def test_result_is_readable_in_the_cycle_after_written():
+@pytest.mark.parametrize("depth", [DEPTH, DEEP])
+def test_result_is_readable_in_the_cycle_after_written(depth):
     sums = [1, -2, 3]
-    reads, written, conflicts = run({5: update(1, 2, sums, overwrite=1), 5 + DISTANCE: {"read": (1, 2)}})
+    reads, written, conflicts = run({5: update(1, 2, sums, overwrite=1), 5 + DISTANCE: {"read": (1, 2)}}, depth)
     assert written == [5 + DISTANCE - 1] and reads == {5 + DISTANCE: sums} and not conflicts
 
 
