@@ -44,6 +44,10 @@ class EngineConfig:
         Words of ``rows`` bytes in the activation memory. A multiple of ``act_banks``, at most 65,536.
     act_banks : int
         Banks of the activation memory, interleaved by the low address bits. 1, 2 or 4.
+    act_ports : int
+        Ports of each bank. 2: a read and a write in every cycle. 1: one of them, for single-port RAM; the execute unit pauses for every
+        access of another unit. 1 needs ``act_banks`` = 1, ``depthwise_rows`` = 0 and ``lanes``
+        at most ``cols / 2``.
     weight_tiles : int
         Weight tiles of ``rows × cols`` bytes in the weight memory. At most 65,536.
     acc_depth : int
@@ -94,6 +98,7 @@ class EngineConfig:
     unfold_streams: int
     combine: int = 1
     depthwise_rows: int = 0
+    act_ports: int = 2
     counters: int = 1
     debug: int = 1
 
@@ -122,6 +127,7 @@ class EngineConfig:
             ("queue_depth", 2, 16),
             ("unfold_streams", 1, self.rows),
             ("combine", 0, 1),
+            ("act_ports", 1, 2),
             ("counters", 0, 1),
             ("debug", 0, 1),
         ):
@@ -141,6 +147,11 @@ class EngineConfig:
             )
         if self.act_banks not in (1, 2, 4):
             raise BadConfig(f"act_banks must be 1, 2 or 4, not {self.act_banks}")
+        if self.act_ports == 1 and (self.act_banks != 1 or self.depthwise_rows or 2 * self.lanes > self.cols):
+            raise BadConfig(
+                f"act_ports = 1 needs act_banks = 1, depthwise_rows = 0 and lanes at most cols / 2, not {self.act_banks}, "
+                f"{self.depthwise_rows} and {self.lanes} with cols = {self.cols}"
+            )
         if self.act_depth % self.act_banks:
             raise BadConfig(f"act_depth must be a multiple of act_banks ({self.act_banks}), not {self.act_depth}")
 

@@ -24,7 +24,7 @@ from celosia.rtl.interfaces import (
     WeightWriteSignature,
 )
 
-__all__ = ["ActivationMemory", "ParamMemory", "ProgramMemory", "WeightMemory"]
+__all__ = ["ActivationMemory", "HostView", "ParamMemory", "ProgramMemory", "WeightMemory"]
 
 _ATTRS = {"no_rw_check": 1}
 """Tells Yosys that a read beside a write of its entry may return anything; otherwise it builds a bypass around block RAM."""
@@ -36,7 +36,7 @@ def _select(index, values):
     return Mux(index[ceil_log2(half)], _select(index, values[half:]), _select(index, values[:half])) if half else values[0]
 
 
-class _HostView:
+class HostView:
     """The host's window on entries of ``size`` bytes: address decoder, word enables, and the way back of read data.
 
     Members
@@ -87,7 +87,7 @@ def _entry_memory(m, host, reads, *, width, depth, readable, writer=None):
 
     ``writer`` writes whole entries of them while the host does not.
     """
-    view = _HostView(m, host, size=width // 8 * len(reads), depth=depth)
+    view = HostView(m, host, size=width // 8 * len(reads), depth=depth)
     grain = min(width, 32)
     outputs = []
     for number, port in enumerate(reads):
@@ -247,7 +247,7 @@ class ActivationMemory(wiring.Component):
         config, host = self.config, self.host
         bits = ceil_log2(config.act_banks)
         grain = min(4, config.cols)
-        view = _HostView(m, host, size=config.rows, depth=config.act_depth)
+        view = HostView(m, host, size=config.rows, depth=config.act_depth)
 
         ports = []
         for bank in range(config.act_banks):

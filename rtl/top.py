@@ -26,6 +26,7 @@ from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.host import Host, WishboneSignature
 from celosia.rtl.load import Load
 from celosia.rtl.memory import ActivationMemory, ParamMemory, ProgramMemory, WeightMemory
+from celosia.rtl.oneport import OnePortActivationMemory
 from celosia.rtl.sequencer import EngineTrace, Sequencer
 from celosia.rtl.serial_store import SerialStore
 from celosia.rtl.store import Store
@@ -90,7 +91,12 @@ class Top(wiring.Component):
         m.submodules.weights = weights = WeightMemory(config=config)
         m.submodules.params = params = ParamMemory(config=config)
         m.submodules.tables = tables = Tables(tables=config.tables, lanes=config.lanes, readable=bool(config.debug))
-        m.submodules.activations = activations = ActivationMemory(config=config)
+        if config.act_ports == 1:
+            form = "ice40" if self.multiplier == "ice40" else "portable"
+            activations = OnePortActivationMemory(config=config, form=form)
+        else:
+            activations = ActivationMemory(config=config)
+        m.submodules.activations = activations
 
         load, execute, store = (
             Load(config=config),
@@ -124,6 +130,8 @@ class Top(wiring.Component):
         wiring.connect(m, store.tables, tables.read)
         for port, read in zip(execute.acts, activations.execute_reads, strict=True):
             wiring.connect(m, port, read)
+        if config.act_ports == 1:
+            m.d.comb += execute.pause.eq(activations.pause)
         wiring.connect(m, store.operand, activations.read_store)
         wiring.connect(m, load.read, activations.read_load)
         wiring.connect(m, store.write, activations.write_store)
