@@ -60,6 +60,8 @@ class EngineConfig:
         256-bit instructions in the program memory. At most 65,536.
     queue_depth : int
         Instructions waiting in front of each of the three units. 2…16.
+    fetch_bits : int
+        Bits of the program memory read per cycle: fetching an instruction takes 256 / ``fetch_bits`` cycles and some more. 32, 64, 128 or 256.
     unfold_streams : int
         Input rows the load unit unfolds at the same time; a word of kernel taps holds at most this many rows of taps.
         1…``rows``.
@@ -95,6 +97,7 @@ class EngineConfig:
     tables: int
     program_depth: int
     queue_depth: int = 4
+    fetch_bits: int = 32
     unfold_streams: int
     combine: int = 1
     depthwise_rows: int = 0
@@ -145,6 +148,8 @@ class EngineConfig:
                 f"depthwise_rows must be between 0 and {min(3, self.act_banks)}, the smaller of 3 and act_banks, "
                 f"not {self.depthwise_rows}"
             )
+        if self.fetch_bits not in (32, 64, 128, 256):
+            raise BadConfig(f"fetch_bits must be 32, 64, 128 or 256, not {self.fetch_bits}")
         if self.act_banks not in (1, 2, 4):
             raise BadConfig(f"act_banks must be 1, 2 or 4, not {self.act_banks}")
         if self.act_ports == 1 and (self.act_banks != 1 or self.depthwise_rows or 2 * self.lanes > self.cols):
@@ -266,7 +271,8 @@ PRESETS = {
         ),
         EngineConfig(
             name="mac256", rows=16, cols=16, weight_rows=4, lanes=16, act_depth=8192, act_banks=4, weight_tiles=1088,
-            acc_depth=512, param_depth=512, tables=8, program_depth=2048, unfold_streams=8, depthwise_rows=3,
+            acc_depth=512, param_depth=512, tables=8, program_depth=2048, fetch_bits=128, unfold_streams=8,
+            depthwise_rows=3,
         ),
     )
 }  # fmt: skip

@@ -1,157 +1,217 @@
-"""The fetch stage: reads instructions in order, checks what every instruction has, and deals them out."""
+"""The fetch stage: reads the program word by word, checks what every instruction has, and deals it out to the gates.
+
+::
+
+    program memory ─► word ─┬─► checks ─► index ─► sequencer's index memory ─┐
+           ▲                └─────────────────────────────────────► gates   │
+           └──────────────────────────── address ◄──────────────────────────┘
+
+Each instruction is read twice. First it is *scanned*: its words with reserved bits are checked, and its index is put behind those of
+its unit. When the unit's gate has room for its words, the instruction is *served*: found by that index and read as a whole. So
+the words that wait stay in the program memory, and the queues hold nothing but indices.
+"""
 
 from amaranth.hdl import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from celosia.rtl.gate import UNIT_NAMES
-from celosia.rtl.interfaces import Error, QueuedInstruction
-from celosia.rtl.isa import INSTRUCTION_BITS, LAYOUTS, UNITS, ErrorCode, Opcode, Unit
+from celosia.rtl.interfaces import InstructionPart
+from celosia.rtl.isa import INSTRUCTION_BITS, UNITS, ErrorCode, Opcode, Unit, zero_bits
 
-__all__ = ["Fetch", "ProgramReadSignature", "zero_bits"]
-
-_GROUP = 16
-"""Bits joined in the first of the two cycles that check an instruction."""
+__all__ = ["Fetch", "ProgramReadSignature", "has_reserved_bits"]
 
 
 class ProgramReadSignature(wiring.Signature):
     """The program memory's read port, from the reader's side.
 
-    With ``en``, ``data`` holds instruction ``addr`` from the next cycle on until the next ``en``.
+    An instruction is read in parts of ``bits``; in a cycle with ``valid`` and ``ready`` that is part ``addr``, counted from the memory's first
+    instruction on. ``data`` holds it one cycle later, during one cycle (straight from block RAM: register it first).
     """
 
-    def __init__(self):
-        super().__init__({"addr": Out(16), "en": Out(1), "data": In(INSTRUCTION_BITS)})
+    def __init__(self, *, bits):
+        parts = INSTRUCTION_BITS // bits
+        super().__init__({"addr": Out(16 + exact_log2(parts)), "valid": Out(1), "ready": In(1), "data": In(bits)})
 
 
-def zero_bits(opcode):
-    """Return the positions of the bits that must be zero: reserved ones, and waits for and signals to the unit itself (END: all)."""
-    layout = data.Layout.cast(LAYOUTS[opcode])
-    header = data.Layout.cast(layout["header"].shape)
-    spans = [(header["reserved"].offset, header["reserved"])]
-    spans += [(field.offset, field) for name, field in layout if name == "reserved"]
-    for group in ("wait", "signal"):
-        inner = data.Layout.cast(header[group].shape)
-        for name in UNIT_NAMES:
-            if UNITS[opcode] in (Unit[name.upper()], Unit.SEQUENCER):
-                spans.append((header[group].offset + inner[name].offset, inner[name]))
-    return sorted(offset + bit for offset, field in spans for bit in range(field.width))
+def has_reserved_bits(opcode, part):
+    """Return whether ``part``, an :func:`~celosia.rtl.interfaces.InstructionPart`, has a bit set that must be zero with ``opcode``.
+
+    Bits that are reserved in the same parts of the same opcodes are joined first.
+    """
+    width = len(part.data)
+    places = {}
+    for code in Opcode:
+        for position in zero_bits(code):
+            number, bit = divmod(position, width)
+            places.setdefault(bit, set()).add((code, number))
+    groups = {}
+    for bit, where in places.items():
+        groups.setdefault(frozenset(where), []).append(part.data[bit])
+    found = []
+    for where, bits in groups.items():
+        here = []
+        for code in Opcode:
+            numbers = [number for of, number in sorted(where, key=lambda place: place[1]) if of is code]
+            if numbers:
+                here.append((opcode == code.value) & (1 if len(numbers) == INSTRUCTION_BITS // width else Cat(part.number == n for n in numbers).any()))
+        found.append(Cat(here).any() & Cat(bits).any())
+    return Cat(found).any()
 
 
 class Fetch(wiring.Component):
-    """Reads an instruction every other cycle until END or an error.
+    """Scans and serves one instruction at a time, and serves first. To be held in reset while no program runs.
+
+    Both take four cycles besides one per word; scanning reads the first word only where no other has reserved bits.
 
     Parameters
     ----------
     program_depth : int
         Instructions in the program memory.
+    fetch_bits : int
+        Bits of the program memory read at a time.
 
     Members
     -------
     start : ``In(1)``
-        Begin at instruction ``first``.
-    enable : ``In(1)``
-        Nothing moves while low.
+        Begin at instruction ``first``, in the next cycle.
+    first : ``In(16)``
     program : ``Out(ProgramReadSignature)``
-    (unit) : ``Out(stream)`` of :class:`~celosia.rtl.interfaces.QueuedInstruction`
-        To the three gates.
+    index : ``Out(16)``
+        The instruction that is scanned, or that waits for room.
+    push : ``Out(3)``
+        The instruction ``index`` is the next one of unit *n*. At most one bit, and only of ``room``.
+    room : ``In(3)``
+        Unit *n*'s queue has room.
+    unit : ``Out(Unit)``
+        Of the instruction to push; what it is when nothing is pushed has no meaning.
+    request : ``In(3)``
+        Gate *n* wants the next instruction of its queue.
+    grant : ``Out(3)``
+        The first bit of ``request`` is served.
+    found : ``In(16)``
+        The index of the instruction to serve, in the cycle after the grant.
+    served : ``Out(16)``
+        The index of the instruction that the present ``part`` belongs to, if that has number 0.
+    part : ``Out`` of :func:`~celosia.rtl.interfaces.InstructionPart`
     fetched : ``Out(1)``
-        High in one cycle for each instruction that has passed, END included.
+        High in one cycle for each instruction that has passed the checks, END included.
     stalled : ``Out(1)``
-        The instruction's queue is full, or it is END.
+        An instruction waits for room, or END has been reached.
     at_end : ``Out(1)``
         END has been reached.
-    index : ``Out(16)``
-        The instruction at hand.
-    error : ``Out(Error)``
+    error : ``Out(ErrorCode)``
+        What is wrong with the instruction ``index``, during one cycle.
     """
 
-    def __init__(self, *, program_depth):
+    def __init__(self, *, program_depth, fetch_bits):
         if not 1 <= program_depth <= 1 << 16:
             raise ValueError(f"program_depth must be between 1 and {1 << 16}, not {program_depth}")
         self.program_depth = program_depth
+        self.fetch_bits = fetch_bits
         super().__init__({
             "start": In(1),
-            "enable": In(1),
             "first": In(16),
-            "program": Out(ProgramReadSignature()),
-            **{name: Out(stream.Signature(QueuedInstruction)) for name in UNIT_NAMES},
+            "program": Out(ProgramReadSignature(bits=fetch_bits)),
+            "index": Out(16),
+            "push": Out(len(UNIT_NAMES)),
+            "room": In(len(UNIT_NAMES)),
+            "unit": Out(Unit),
+            "request": In(len(UNIT_NAMES)),
+            "grant": Out(len(UNIT_NAMES)),
+            "found": In(16),
+            "served": Out(16),
+            "part": Out(InstructionPart(bits=fetch_bits)),
             "fetched": Out(1),
             "stalled": Out(1),
             "at_end": Out(1),
-            "index": Out(16),
-            "error": Out(Error),
+            "error": Out(ErrorCode),
         })
 
     def elaborate(self, platform):
         m = Module()
-        # The program memory's output comes late and from far away: it is registered, and the next instruction read meanwhile.
-        word = Signal(INSTRUCTION_BITS, reset_less=True)
+        parts = INSTRUCTION_BITS // self.fetch_bits
+        job = Signal(Unit)
+        scanning = job == Unit.SEQUENCER
+        number = Signal(range(parts))
+        following = Signal(range(max(self.program_depth + 1, 1 << 16)))  # one past the last must not look like the first
         opcode = Signal(Shape.cast(Opcode))
-        checks = {}
-        for code in Opcode:
-            bits = [word[bit] for bit in zero_bits(code)]
-            groups = [Cat(bits[n : n + _GROUP]).any() for n in range(0, len(bits), _GROUP)]
-            checks[code] = Signal(len(groups), name=f"nonzero_{code.name.lower()}")
-            m.d.sync += checks[code].eq(Cat(groups))
-        m.d.sync += opcode.eq(word[: len(opcode)])
+        pending, passed = Signal(), Signal()
 
-        following = Signal(16)
-        last = Signal()
-        ready = Signal()
-        m.d.comb += self.program.addr.eq(following)
-        m.d.comb += self.error.index.eq(self.index)
+        # The program memory's output comes late and from far away: it is registered before anything looks at it.
+        arriving = Signal(InstructionPart(bits=self.fetch_bits))
+        m.d.comb += [self.program.addr.eq(Cat(number, self.served)), arriving.data.eq(self.program.data)]
+        m.d.sync += [
+            arriving.valid.eq(self.program.valid & self.program.ready),
+            arriving.unit.eq(job),
+            arriving.number.eq(number),
+            self.part.eq(arriving),
+        ]
+        with m.If(arriving.valid & (arriving.unit == Unit.SEQUENCER) & (arriving.number == 0)):
+            m.d.sync += opcode.eq(arriving.data[: len(opcode)])
+        scanned = self.part.valid & (self.part.unit == Unit.SEQUENCER)
+        reserved = scanned & has_reserved_bits(opcode, self.part)
+        with m.If(reserved):
+            m.d.comb += self.error.eq(ErrorCode.RESERVED_BITS)
 
-        def take():
-            m.d.sync += [word.eq(self.program.data), self.index.eq(following)]
-            m.d.sync += [following.eq(following + 1), last.eq(following == self.program_depth - 1)]
-
-        def fail(code):
-            m.d.comb += [self.error.valid.eq(1), self.error.code.eq(code)]
+        # What has passed waits for room; END for ever.
+        m.d.comb += self.unit.eq(Unit.SEQUENCER)
+        with m.Switch(opcode):
+            for code, unit in UNITS.items():
+                with m.Case(code):
+                    m.d.comb += self.unit.eq(unit)
+        m.d.comb += [
+            self.index.eq(following),
+            self.push.eq(Cat(pending & (self.unit == Unit[name.upper()]) for name in UNIT_NAMES) & self.room),
+            self.stalled.eq(pending),
+            self.at_end.eq(pending & (self.unit == Unit.SEQUENCER)),
+            self.fetched.eq(passed & ~reserved),
+        ]
+        with m.If(self.fetched):
+            m.d.sync += pending.eq(1)
+        with m.If(self.push.any()):
+            m.d.sync += [pending.eq(0), following.eq(following + 1)]
 
         with m.FSM():
             with m.State("idle"):
                 with m.If(self.start):
                     m.d.sync += following.eq(self.first)
-                    m.next = "start"
-            with m.State("start"):
-                m.d.comb += self.program.en.eq(1)
+                    m.next = "choose"
+            with m.State("choose"):
+                m.d.sync += job.eq(Unit.SEQUENCER)
+                for unit in reversed(range(len(UNIT_NAMES))):
+                    with m.If(self.request[unit]):
+                        m.d.comb += self.grant.eq(1 << unit)
+                        m.d.sync += job.eq(unit)
+                with m.If(self.request.any() | ~pending):
+                    m.next = "locate"
+            with m.State("locate"):
+                m.d.sync += [self.served.eq(Mux(scanning, following, self.found)), number.eq(0)]
                 m.next = "read"
-                with m.If(following >= self.program_depth):
-                    m.d.sync += self.index.eq(following)
-                    m.next = "out of program"
+                with m.If(scanning & (following >= self.program_depth)):
+                    m.d.comb += self.error.eq(ErrorCode.PROGRAM_RANGE)
             with m.State("read"):
-                take()
-                m.next = "check"
-            with m.State("check"):
-                m.d.comb += self.program.en.eq(1)
-                m.next = "dispatch"
-            with m.State("dispatch"):
-                with m.Switch(opcode):
-                    for code in Opcode:
-                        with m.Case(code):
-                            with m.If(checks[code].any()):
-                                fail(ErrorCode.RESERVED_BITS)
-                            with m.Else():
-                                if code is Opcode.END:
-                                    m.d.comb += self.fetched.eq(1)
-                                    m.next = "end"
+                m.d.comb += self.program.valid.eq(1)
+                with m.If(self.program.ready):
+                    m.d.sync += number.eq(number + 1)
+                    with m.If(number == parts - 1):
+                        m.next = "choose"
+                    with m.If(scanning & ((number == 0) | (number == parts - 1))):
+                        m.next = "judge"
+            with m.State("judge"):
+                with m.If(scanned & (self.part.number == parts - 1)):
+                    m.d.comb += passed.eq(1)
+                    m.next = "choose"
+                with m.If(scanned & (self.part.number == 0)):
+                    with m.Switch(opcode):
+                        for code in Opcode:
+                            with m.Case(code):
+                                if zero_bits(code)[-1] < self.fetch_bits:
+                                    m.d.comb += passed.eq(1)
+                                    m.next = "choose"
                                 else:
-                                    port = getattr(self, UNITS[code].name.lower())
-                                    m.d.comb += [port.valid.eq(self.enable), ready.eq(port.ready), self.stalled.eq(~port.ready)]
-                    with m.Default():
-                        fail(ErrorCode.ILLEGAL_OPCODE)
-                with m.If(ready & self.enable):
-                    m.d.comb += self.fetched.eq(1)
-                    take()
-                    m.next = "check"
-                    with m.If(last):
-                        m.next = "out of program"
-            with m.State("out of program"):
-                fail(ErrorCode.PROGRAM_RANGE)
-            with m.State("end"):
-                m.d.comb += [self.at_end.eq(1), self.stalled.eq(1)]
-        for name in UNIT_NAMES:
-            payload = getattr(self, name).payload
-            m.d.comb += [payload.instruction.eq(word), payload.index.eq(self.index)]
+                                    m.next = "read"
+                        with m.Default():
+                            m.d.comb += self.error.eq(ErrorCode.ILLEGAL_OPCODE)
         return m

@@ -1,25 +1,23 @@
 """The gate in front of a unit: its queue, the tokens sent to it, and the instructions it has not finished."""
 
 from amaranth.hdl import *
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 
-from celosia.rtl.interfaces import QueuedInstruction, Trace, UnitSignature
-from celosia.rtl.isa import TOKEN_BITS, Header, Unit
-from celosia.rtl.queue import Queue
+from celosia.rtl.interfaces import InstructionPart, UnitSignature
+from celosia.rtl.isa import INSTRUCTION_BITS, TOKEN_BITS, UNITS, Header, Opcode, Unit, zero_bits
 
-__all__ = ["UNIT_NAMES", "Gate", "GateState"]
+__all__ = ["UNIT_NAMES", "Gate", "GateState", "places"]
 
 UNIT_NAMES = tuple(unit.name.lower() for unit in Unit if unit is not Unit.SEQUENCER)
 """The three units in the order of :class:`celosia.rtl.isa.Unit`."""
 
-_IN_FLIGHT = 16
-"""Instructions a unit may have taken and not finished: the depth of one distributed RAM. Units hold far fewer."""
-
 
 class GateState(data.Struct):
     """What the gate does in this cycle, for the registers: the instruction at the queue's head, whether it waits for tokens or has
-    them and waits for the unit, and whether the unit has not finished everything it took."""
+    them and waits for the unit, and whether the unit has not finished everything it took. ``index`` means nothing without one of the
+    first two."""
 
     index: 16
     waiting: 1
@@ -27,91 +25,178 @@ class GateState(data.Struct):
     active: 1
 
 
+def places(queue_depth):
+    """Return the number of places that a unit's instructions have between fetch and their completion: a power of two, and four
+    times the queue's depth at least."""
+    return 4 << ceil_log2(queue_depth)
+
+
+def _used_bits(unit):
+    """Return the positions of the bits that ``unit`` may look at: neither those of the waits nor what is the same in all of its
+    instructions."""
+    codes = [code for code, of in UNITS.items() if of is unit]
+    header = data.Layout.cast(Header)
+    opcode, wait = header["opcode"], header["wait"]
+    used = set.union(*(set(range(INSTRUCTION_BITS)) - set(zero_bits(code)) for code in codes))
+    used -= set(range(wait.offset, wait.offset + wait.width))
+    same = [bit for bit in range(opcode.width) if len({code.value >> bit & 1 for code in codes}) == 1]
+    return sorted(used - {opcode.offset + bit for bit in same})
+
+
 class Gate(wiring.Component):
     """Queue and token gate of one unit.
 
-    The head's tokens are taken in one cycle and the instruction is offered from the next; the unit gets at most one instruction every
-    other cycle. A token that arrives in cycle *t* lets an instruction be offered in cycle *t* + 2.
+    Instructions take their places in a ring of :func:`places` in the order of the program: those that unit and gate have not finished lie
+    from ``oldest`` on, those that wait in the queue from ``head`` on, the next one comes to ``tail``. The gate itself holds the
+    head's words, which it asks fetch for as soon as the former head has gone.
+
+    The head's tokens are taken in one cycle and the instruction is offered from the next. A token that arrives in cycle *t*
+    lets an instruction be offered in cycle *t* + 2.
 
     Parameters
     ----------
+    number : Unit
+        The unit behind the gate.
     depth : int
         Instructions in the queue.
+    fetch_bits : int
+        Bits of an instruction that come at a time.
 
     Members
     -------
-    i : ``In(stream)`` of :class:`~celosia.rtl.interfaces.QueuedInstruction`
-        From fetch.
+    push : ``In(1)``
+        An instruction takes place ``tail``. Only with ``room``.
+    room : ``Out(1)``
+    tail, head, oldest : ``Out``
+        Places.
+    request : ``Out(1)``
+        There is a head, and its words have not been asked for.
+    grant : ``In(1)``
+        The head's words will come.
+    part : ``In`` of :func:`~celosia.rtl.interfaces.InstructionPart`
+        Those of other units are ignored.
+    served : ``In(16)``
+        The index of the instruction, with its first part.
     unit : ``In(UnitSignature)``
+        Instructions have the place's number as ``index``.
     enable : ``In(1)``
         Nothing moves while low.
     arrived : ``In(3)``
         Bit *n*: unit *n* sends a token to this one.
     overflow : ``Out(3)``
         Bit *n*: in the cycle before, the counter of unit *n*'s tokens was full and got another.
-    trace : ``Out(Trace)``
-        What the unit does, with ``index`` that of its oldest unfinished instruction: the one ``unit.done`` speaks of. An instruction
-        thus lasts from its predecessor's end, or from when it was taken, to its own end.
     tokens : ``Out``, array of three counters
         By sender.
     state : ``Out(GateState)``
+    loading : ``Out(1)``
+        There is a head whose words are not here.
     """
 
-    def __init__(self, *, depth):
+    def __init__(self, *, number, depth, fetch_bits):
+        self.number = Unit(number)
         self.depth = depth
+        self.fetch_bits = fetch_bits
+        place = range(places(depth))
         super().__init__({
-            "i": In(stream.Signature(QueuedInstruction)),
+            "push": In(1),
+            "room": Out(1),
+            "tail": Out(place),
+            "head": Out(place),
+            "oldest": Out(place),
+            "request": Out(1),
+            "grant": In(1),
+            "part": In(InstructionPart(bits=fetch_bits)),
+            "served": In(16),
             "unit": In(UnitSignature()),
             "enable": In(1),
             "arrived": In(len(UNIT_NAMES)),
             "overflow": Out(len(UNIT_NAMES)),
-            "trace": Out(Trace),
             "tokens": Out(data.ArrayLayout(TOKEN_BITS, len(UNIT_NAMES))),
             "state": Out(GateState),
+            "loading": Out(1),
         })
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.queue = queue = Queue(shape=QueuedInstruction, depth=self.depth)
-        m.submodules.in_flight = in_flight = Queue(shape=16, depth=_IN_FLIGHT)
-        wiring.connect(m, wiring.flipped(self.i), queue.i)
-        head = queue.o.payload
-        header = data.View(Header, head.instruction[: Shape.cast(Header).width])
-        waits = [header.wait[name] for name in UNIT_NAMES]
-
-        # Tokens are compared in one cycle and subtracted in the next, while the instruction is offered: the queue's memory, the
-        # comparison and the counter never add up in one path.
-        enough = Signal()
-        taking = Signal()
-        issued = Signal()
-        m.d.comb += enough.eq(Cat(self.tokens[n] >= wait for n, wait in enumerate(waits)).all() & in_flight.i.ready)
-        m.d.sync += taking.eq(0)
-        with m.If(issued):
-            with m.If(self.unit.i.ready & self.enable):
-                m.d.sync += issued.eq(0)
-        with m.Elif(queue.o.valid & enough & self.enable):
-            m.d.sync += [issued.eq(1), taking.eq(1)]
-
-        for n, wait in enumerate(waits):
-            counter = self.tokens[n]
-            total = Signal(TOKEN_BITS + 1, name=f"total_{UNIT_NAMES[n]}")
-            m.d.comb += total.eq(counter + self.arrived[n] - Mux(taking, wait, 0))
-            m.d.sync += [counter.eq(total), self.overflow[n].eq(total[TOKEN_BITS])]
-
-        accepted = self.unit.i.valid & self.unit.i.ready
+        asked, loaded, issued = Signal(), Signal(), Signal()  # how far the head is; each includes the former
+        waiting = Signal()
+        accepted, done = Signal(), Signal()
         m.d.comb += [
+            accepted.eq(self.unit.i.valid & self.unit.i.ready),
+            done.eq(self.unit.done.valid & self.enable),
+            self.room.eq(((self.tail - self.head)[: len(self.tail)] != self.depth) & ((self.tail + 1)[: len(self.tail)] != self.oldest)),
+        ]
+        for pointer, step in ((self.tail, self.push), (self.head, accepted), (self.oldest, done)):
+            with m.If(step):
+                m.d.sync += pointer.eq(pointer + 1)
+
+        complete = self._parts(m)
+        early = complete if self.fetch_bits < INSTRUCTION_BITS else 0  # the waits come with the first part
+        go = self._tokens(m, (loaded | early) & ~issued)
+        with m.If(self.grant):
+            m.d.sync += asked.eq(1)
+        with m.If(complete):
+            m.d.sync += loaded.eq(1)
+        with m.If(go):
+            m.d.sync += issued.eq(1)
+        with m.If(accepted):
+            m.d.sync += Cat(asked, loaded, issued).eq(0)
+
+        some = self.tail != self.head
+        m.d.comb += [
+            waiting.eq(loaded & ~issued),
+            self.request.eq(some & ~asked),
+            self.loading.eq(some & ~loaded),
             self.unit.i.valid.eq(issued & self.enable),
-            self.unit.i.payload.eq(head),
-            queue.o.ready.eq(accepted),
-            in_flight.i.valid.eq(accepted),
-            in_flight.i.payload.eq(head.index),
-            in_flight.o.ready.eq(self.unit.done.valid & self.enable),
-            self.trace.busy.eq(in_flight.o.valid),
-            self.trace.stall.eq(in_flight.o.valid & self.unit.trace.stall),
-            self.trace.index.eq(in_flight.o.payload),
-            self.state.index.eq(head.index),
-            self.state.waiting.eq(queue.o.valid & ~issued),
+            self.unit.i.payload.index.eq(self.head),
+            self.state.waiting.eq(waiting),
             self.state.issued.eq(issued),
-            self.state.active.eq(in_flight.o.valid | ~self.unit.idle),
+            self.state.active.eq(self.oldest != self.head),
         ]
         return m
+
+    def _parts(self, m):
+        """Keep what the unit uses of the parts that come; return whether it is the last one."""
+        instruction = self.unit.i.payload.instruction
+        constant = next(code.value for code, unit in UNITS.items() if unit is self.number)
+        m.d.comb += instruction[: Shape.cast(Opcode).width].eq(constant)
+        used = _used_bits(self.number)
+        parts = INSTRUCTION_BITS // self.fetch_bits
+        for number in range(parts):
+            first = number * self.fetch_bits
+            bits = [bit for bit in used if first <= bit < first + self.fetch_bits]
+            held = Signal(len(bits), name=f"part{number}", reset_less=True)
+            with m.If(self._here(number)):
+                m.d.sync += held.eq(Cat(self.part.data[bit - first] for bit in bits))
+            m.d.comb += Cat(instruction[bit] for bit in bits).eq(held)
+        with m.If(self._here(0)):
+            m.d.sync += self.state.index.eq(self.served)
+        return self._here(parts - 1)
+
+    def _here(self, number):
+        return self.enable & self.part.valid & (self.part.unit == self.number) & (self.part.number == number)
+
+    def _tokens(self, m, ready):
+        """Count the tokens of each sender; return whether the head, if it is ``ready``, takes its own in this cycle.
+
+        One subtraction does it all: adding a token is subtracting the largest count, modulo one more, and there is a borrow unless
+        the counter holds what is subtracted.
+        """
+        header = data.View(Header, self.part.data[: Shape.cast(Header).width])
+        go = Signal()
+        enough = []
+        for sender, name in enumerate(UNIT_NAMES):
+            if sender == self.number.value:
+                continue
+            counter, arrived = self.tokens[sender], self.arrived[sender]
+            wait = Signal.like(header.wait[name], name=f"wait_{name}", reset_less=True)
+            less = Signal(TOKEN_BITS + 1, name=f"less_{name}")
+            m.d.comb += less.eq(counter - (wait | arrived.replicate(TOKEN_BITS)))
+            with m.If(self._here(0)):
+                m.d.sync += wait.eq(header.wait[name])
+            with m.If(arrived | go):
+                m.d.sync += counter.eq(less)
+            m.d.sync += self.overflow[sender].eq(arrived & ~less[-1])
+            enough.append(~arrived & ~less[-1])
+        m.d.comb += go.eq(ready & Cat(enough).all() & self.enable)
+        return go

@@ -4,12 +4,12 @@ from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals
+from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals, Unit
 
 __all__ = [
     "ACC_READ_LATENCY", "ACT_READ_LATENCY", "ACT_WRITE_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature",
-    "ActWrite", "Done", "Error", "HostSignature", "ParamReadSignature", "QueuedInstruction", "TableReadSignature", "Trace", "UnitSignature",
-    "WeightReadSignature", "WeightWriteSignature",
+    "ActWrite", "Done", "Error", "HostSignature", "InstructionPart", "ParamReadSignature", "QueuedInstruction", "TableReadSignature", "Trace",
+    "UnitSignature", "WeightReadSignature", "WeightWriteSignature", "next_instruction",
 ]  # fmt: skip
 
 ACT_READ_LATENCY = 2
@@ -25,8 +25,22 @@ TABLE_READ_LATENCY = 2
 """Cycles from the address of an activation table's byte to the byte: block RAM, then a register."""
 
 
+def next_instruction(fetch_bits):
+    """Return the cycles from an instruction's acceptance by its unit to the offer of the next one, if nothing else is fetched meanwhile."""
+    return 5 + max(2, INSTRUCTION_BITS // fetch_bits)
+
+
+def InstructionPart(*, bits):
+    """``bits`` of an instruction from ``number`` times as many on: of ``unit`` if it is served, of the sequencer if it is scanned."""
+    return data.StructLayout({"valid": 1, "unit": Unit, "number": range(INSTRUCTION_BITS // bits), "data": bits})
+
+
 class QueuedInstruction(data.Struct):
-    """An instruction and its index in the program memory."""
+    """An instruction, and the number by which unit and sequencer speak of it.
+
+    Numbers count modulo a power of two, larger than any number of instructions between fetch and completion: only their few low bits
+    are ever used. Of the header only the signals and, where the unit has several, the opcode can be read; waits are zero.
+    """
 
     instruction: INSTRUCTION_BITS
     index: 16
@@ -61,9 +75,13 @@ class Trace(data.Struct):
 class UnitSignature(wiring.Signature):
     """A unit as the sequencer sees it (``Out`` is the unit's side for ``done``, ``idle``, ``error``, ``trace``).
 
-    ``i`` carries instructions whose tokens have been taken; ``i.ready`` means the unit takes it now, though earlier ones may still
-    be in flight. ``done`` reports completions in order. ``idle`` is high when nothing accepted is unfinished. After ``error`` the
-    whole engine is held in reset, so a unit need not recover.
+    ``i`` carries instructions whose tokens have been taken; ``i.ready`` means the unit no longer needs the payload, though this
+    instruction and earlier ones may still be in flight. ``i.valid`` and the payload stay as they are until then, so that a unit can
+    work from the payload instead of a copy of it. The next instruction comes :func:`next_instruction` cycles after ``ready`` at the
+    earliest: a unit without a copy stands still for so long, one with a copy does not if it is ready that much before it is done.
+
+    ``done`` reports completions in order, none before its ``ready``. ``idle`` is high when nothing accepted is unfinished. ``error`` is an
+    instruction that is not done yet, or waits at ``i``. After it the whole engine is held in reset, so a unit need not recover.
     """
 
     def __init__(self):

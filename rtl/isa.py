@@ -55,6 +55,7 @@ __all__ = [
     "largest",
     "pack",
     "unpack",
+    "zero_bits",
 ]  # fmt: skip
 
 ISA_VERSION = 3
@@ -372,6 +373,20 @@ def _fields(struct):
         else:
             fields.append((name, field.offset, shape.width, shape.signed))
     return tuple(fields)
+
+
+def zero_bits(opcode):
+    """Return the positions of the bits that must be zero: reserved ones, and waits for and signals to the unit itself (END: all)."""
+    layout = data.Layout.cast(LAYOUTS[opcode])
+    header = data.Layout.cast(layout["header"].shape)
+    spans = [(header["reserved"].offset, header["reserved"])]
+    spans += [(field.offset, field) for name, field in layout if name == "reserved"]
+    for group in ("wait", "signal"):
+        inner = data.Layout.cast(header[group].shape)
+        for name, _ in inner:
+            if UNITS[opcode] in (Unit[name.upper()], Unit.SEQUENCER):
+                spans.append((header[group].offset + inner[name].offset, inner[name]))
+    return sorted(offset + bit for offset, field in spans for bit in range(field.width))
 
 
 def largest(struct, field):

@@ -23,6 +23,7 @@ from celosia.rtl.interfaces import (
     WeightReadSignature,
     WeightWriteSignature,
 )
+from celosia.rtl.isa import INSTRUCTION_BITS
 
 __all__ = ["ActivationMemory", "HostView", "ParamMemory", "ProgramMemory", "WeightMemory"]
 
@@ -106,9 +107,8 @@ def _entry_memory(m, host, reads, *, width, depth, readable, writer=None):
         m.d.comb += Value.cast(port.data).eq(read.data)
         if readable:
             m.d.comb += read.addr.eq(Mux(host.re, view.entry, port.addr))
-            m.d.comb += read.en.eq(port.en | host.re if hasattr(port, "en") else 1)
         else:
-            m.d.comb += [read.addr.eq(port.addr), read.en.eq(getattr(port, "en", 1))]
+            m.d.comb += read.addr.eq(port.addr)
         outputs.append(read.data)
     if readable:
         word = Signal(width * len(reads))
@@ -177,7 +177,7 @@ class ParamMemory(wiring.Component):
 
 
 class ProgramMemory(wiring.Component):
-    """``program_depth`` instructions.
+    """``program_depth`` instructions, read ``fetch_bits`` at a time.
 
     Parameters
     ----------
@@ -186,18 +186,20 @@ class ProgramMemory(wiring.Component):
     Members
     -------
     read : ``In(ProgramReadSignature)``
-        Latency one cycle; holds its data while ``en`` is low.
+        ``ready`` is always high.
     host : ``In(HostSignature)``
     """
 
     def __init__(self, *, config):
         self.config = config
-        super().__init__({"read": In(ProgramReadSignature()), "host": In(HostSignature())})
+        super().__init__({"read": In(ProgramReadSignature(bits=config.fetch_bits)), "host": In(HostSignature())})
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        _entry_memory(m, self.host, [self.read], width=len(self.read.data), depth=config.program_depth, readable=config.debug)
+        config, bits = self.config, self.config.fetch_bits
+        m.d.comb += self.read.ready.eq(1)
+        depth = config.program_depth * INSTRUCTION_BITS // bits
+        _entry_memory(m, self.host, [self.read], width=bits, depth=depth, readable=config.debug)
         return m
 
 

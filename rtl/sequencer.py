@@ -2,16 +2,17 @@
 
 ::
 
-                          ┌─► gate: queue, tokens ─► load unit    ─┐
-    program memory ─► fetch ─► gate: queue, tokens ─► execute unit ─┼─► done: tokens, error
-                          └─► gate: queue, tokens ─► store unit   ─┘
+                             ┌─► gate: queue, tokens ─► load unit    ─┐
+    program memory ─► fetch ─┼─► gate: queue, tokens ─► execute unit ─┼─► done: tokens, error
+                             └─► gate: queue, tokens ─► store unit   ─┘
 
-The first error stops the engine and is kept; the queues and token counters then stay as they were, for the host to look at, until
+Where an instruction is spoken of, it is by its unit and its place in that gate's ring. The index memory knows the instruction's number
+in the program: for fetch, to serve it; for the timeline; and when the engine has stopped, for the host. The first error stops the engine and is kept; the queues and token counters then stay as they were, for the host to look at, until
 the next start. Units are held in reset while no program runs, so nothing of one run is seen by the next.
 """
 
 from amaranth.hdl import *
-from amaranth.lib import data, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.fetch import Fetch, ProgramReadSignature
@@ -26,7 +27,7 @@ QUIET_CYCLES = 8
 
 
 class ErrorCause(data.Struct):
-    """Why the engine stopped; ``code`` is NONE as long as it has not."""
+    """Why the engine stopped; ``code`` is NONE as long as it has not, and ``index`` then means nothing."""
 
     code: ErrorCode
     unit: Unit
@@ -34,7 +35,11 @@ class ErrorCause(data.Struct):
 
 
 class EngineTrace(data.Struct):
-    """What the units do in this cycle; ``waiting`` has a bit for each that is free and whose next instruction lacks tokens."""
+    """What the units do in this cycle; ``waiting`` has a bit for each that is free and whose next instruction lacks tokens.
+
+    ``index`` is that of the unit's oldest unfinished instruction: the one ``done`` speaks of. An instruction thus lasts from its
+    predecessor's end, or from when it was offered, to its own end.
+    """
 
     load: Trace
     execute: Trace
@@ -51,6 +56,8 @@ class Sequencer(wiring.Component):
         Instructions in the program memory.
     queue_depth : int
         Instructions in front of each unit.
+    fetch_bits : int
+        Bits of the program memory read per cycle.
 
     Members
     -------
@@ -69,16 +76,17 @@ class Sequencer(wiring.Component):
     unit_reset : ``Out(1)``
         Holds the units in reset.
     fetched : ``Out(1)``
-        High in one cycle for each instruction that leaves the fetch stage.
+        High in one cycle for each instruction that has passed the checks, END included.
     trace : ``Out(EngineTrace)``
     (unit)_state : ``Out(GateState)``
     (unit)_tokens : ``Out``, array of counters
         Tokens towards a unit, by the number of the sender.
     """
 
-    def __init__(self, *, program_depth, queue_depth):
+    def __init__(self, *, program_depth, queue_depth, fetch_bits):
         self.program_depth = program_depth
         self.queue_depth = queue_depth
+        self.fetch_bits = fetch_bits
         members = {}
         for name in UNIT_NAMES:
             members[name] = In(UnitSignature())
@@ -88,7 +96,7 @@ class Sequencer(wiring.Component):
             "start": In(1),
             "abort": In(1),
             "first": In(16),
-            "program": Out(ProgramReadSignature()),
+            "program": Out(ProgramReadSignature(bits=fetch_bits)),
             "busy": Out(1),
             "done": Out(1),
             "ended": Out(1),
@@ -102,73 +110,115 @@ class Sequencer(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        begin = Signal()
-        m.d.comb += begin.eq(self.start & ~self.busy & ~self.abort)
-        m.d.comb += self.unit_reset.eq(~self.busy)
-
-        fetch = Fetch(program_depth=self.program_depth)
-        gates = {name: Gate(depth=self.queue_depth) for name in UNIT_NAMES}
-        clear = Signal()
-        begun = Signal()
-        m.d.comb += clear.eq(begin | self.abort)
+        begin, clear, begun = Signal(), Signal(), Signal()
+        running, stopping = Signal(), Signal()
+        m.d.comb += [
+            begin.eq(self.start & ~self.busy & ~self.abort),
+            clear.eq(begin | self.abort),
+            self.busy.eq(running | stopping),
+            self.unit_reset.eq(~running),
+        ]
         m.d.sync += begun.eq(begin)
-        m.submodules.fetch = ResetInserter(clear)(fetch)
+
+        m.submodules.fetch = fetch = ResetInserter(~running)(Fetch(program_depth=self.program_depth, fetch_bits=self.fetch_bits))
+        gates = {name: Gate(number=Unit[name.upper()], depth=self.queue_depth, fetch_bits=self.fetch_bits) for name in UNIT_NAMES}
         wiring.connect(m, fetch.program, wiring.flipped(self.program))
-        m.d.comb += [fetch.start.eq(begun), fetch.enable.eq(self.busy), fetch.first.eq(self.first), self.fetched.eq(fetch.fetched)]
+        m.d.comb += [fetch.start.eq(begun), fetch.first.eq(self.first), self.fetched.eq(fetch.fetched)]
         for number, (name, gate) in enumerate(gates.items()):
             m.submodules[f"{name}_gate"] = ResetInserter(clear)(gate)
             unit = getattr(self, name)
-            wiring.connect(m, getattr(fetch, name), gate.i)
             wiring.connect(m, gate.unit, wiring.flipped(unit))
             m.d.comb += [
-                gate.enable.eq(self.busy),
+                fetch.room[number].eq(gate.room & running),
+                fetch.request[number].eq(gate.request),
+                gate.push.eq(fetch.push[number]),
+                gate.grant.eq(fetch.grant[number]),
+                gate.part.eq(fetch.part),
+                gate.served.eq(fetch.served),
+                gate.enable.eq(running),
                 getattr(self, f"{name}_state").eq(gate.state),
                 getattr(self, f"{name}_tokens").eq(gate.tokens),
-                self.trace[name].eq(gate.trace),
-                self.trace.waiting[name].eq(gate.state.waiting & ~gate.trace.busy & self.busy),
+                self.trace[name].busy.eq(gate.state.issued | gate.state.active),
+                self.trace[name].stall.eq(gate.state.active & unit.trace.stall),
+                self.trace.waiting[name].eq(gate.state.waiting & ~gate.state.active & running),
             ]
             for receiver, other in gates.items():
                 if receiver != name:
-                    m.d.comb += other.arrived[number].eq(unit.done.valid & unit.done.signal[receiver] & self.busy)
+                    m.d.comb += other.arrived[number].eq(unit.done.valid & unit.done.signal[receiver] & running)
 
-        # Causes of an error as (condition, code, unit, index); where several come together, the first in the list is kept.
-        causes = [(unit.error.valid, unit.error.code, Unit[name.upper()], unit.error.index)
-                  for name, unit in ((name, getattr(self, name)) for name in UNIT_NAMES)]  # fmt: skip
-        for number, (name, gate) in enumerate(gates.items()):
-            full = Cat(other.overflow[number] for other in gates.values()).any()
-            sender = Signal(16, name=f"{name}_sender")
-            m.d.sync += sender.eq(gate.trace.index)
-            causes.append((full, ErrorCode.TOKEN_OVERFLOW, Unit[name.upper()], sender))
-        causes.append((fetch.error.valid, fetch.error.code, Unit.SEQUENCER, fetch.error.index))
-
-        moving = Cat(gate.state.active | gate.state.issued for gate in gates.values()).any()
-        queued = Cat(gate.state.waiting for gate in gates.values()).any()
-        tokens = Cat(gate.tokens for gate in gates.values()).any()
-        at_end = fetch.at_end & ~moving & ~queued
-        causes.append((at_end & tokens, ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, fetch.index))
-
-        # A dead engine: nothing in flight, no head can go, and fetch cannot bring anything that would change it.
-        still = Signal(range(QUIET_CYCLES + 1))
-        with m.If(self.busy & fetch.stalled & ~moving & queued):
-            m.d.sync += still.eq(still + 1)
-        with m.Else():
-            m.d.sync += still.eq(0)
-        for name, gate in gates.items():
-            dead = (still == QUIET_CYCLES) & gate.state.waiting
-            causes.append((dead, ErrorCode.DEADLOCK, Unit[name.upper()], gate.state.index))
-
-        with m.If(self.busy):
-            with m.If(at_end):
-                m.d.comb += self.ended.eq(1)
-                m.d.sync += [self.busy.eq(0), self.done.eq(1)]
-            for condition, code, unit, index in reversed(causes):
-                with m.If(condition):
-                    m.d.comb += [self.failed.eq(1), self.ended.eq(0)]
-                    m.d.sync += [self.busy.eq(0), self.done.eq(0)]
-                    m.d.sync += [self.error.code.eq(code), self.error.unit.eq(unit), self.error.index.eq(index)]
+        self._stop(m, running, stopping, fetch, gates)
         with m.If(begin):
-            m.d.sync += [self.busy.eq(1), self.done.eq(0), self.error.eq(0)]
+            m.d.sync += running.eq(1)
+        with m.If(clear):
+            m.d.sync += [self.done.eq(0), self.error.code.eq(ErrorCode.NONE)]
         with m.If(self.abort):
             m.d.comb += [self.ended.eq(0), self.failed.eq(0)]
-            m.d.sync += [self.busy.eq(0), self.done.eq(0), self.error.eq(0)]
+            m.d.sync += [running.eq(0), stopping.eq(0)]
         return m
+
+    def _stop(self, m, running, stopping, fetch, gates):
+        """Find out when the run ends and why. It takes another cycle to look up the index of the instruction to blame."""
+        # Causes as (condition, code, unit to name, place); where several come together, the first in the list is kept. Fetch's own
+        # instruction has no place: its index is kept in the ring of the sequencer, which has only one.
+        place = Signal.like(gates[UNIT_NAMES[0]].tail)
+        causes = [
+            (unit.error.valid, unit.error.code, Unit[name.upper()], unit.error.index[: len(place)])
+            for name, unit in ((name, getattr(self, name)) for name in UNIT_NAMES)
+        ]
+        for number, (name, gate) in enumerate(gates.items()):
+            full = Cat(other.overflow[number] for other in gates.values()).any()
+            causes.append((full, ErrorCode.TOKEN_OVERFLOW, Unit[name.upper()], gate.oldest - 1))
+        causes.append((fetch.error.as_value().any(), fetch.error, Unit.SEQUENCER, 0))
+
+        moving = Cat(gate.state.active | gate.state.issued | gate.loading for gate in gates.values()).any()
+        waiting = Cat(gate.state.waiting for gate in gates.values()).any()
+        tokens = Cat(gate.tokens for gate in gates.values()).any()
+        at_end = fetch.at_end & ~moving & ~waiting
+        causes.append((at_end & tokens, ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 0))
+
+        # A dead engine: nothing in flight, no head can go, and fetch cannot bring anything that would change it.
+        still = Signal(range(QUIET_CYCLES))
+        m.d.sync += still.eq(0)
+        with m.If(running & fetch.stalled & ~moving & waiting):
+            m.d.sync += still.eq(still + 1)
+        for name, gate in gates.items():
+            dead = (still == QUIET_CYCLES - 1) & gate.state.waiting
+            causes.append((dead, ErrorCode.DEADLOCK, Unit[name.upper()], gate.head))
+
+        m.d.sync += stopping.eq(0)
+        with m.If(running):
+            with m.If(at_end):
+                m.d.sync += [running.eq(0), stopping.eq(1), self.done.eq(1)]
+            for condition, code, unit, where in reversed(causes):
+                with m.If(condition):
+                    m.d.sync += [running.eq(0), stopping.eq(1), self.done.eq(0)]
+                    m.d.sync += [self.error.code.eq(code), self.error.unit.eq(unit), place.eq(where)]
+        m.d.comb += [self.ended.eq(stopping & self.done), self.failed.eq(stopping & ~self.done)]
+
+        self._indices(m, running, fetch, gates, place)
+
+    def _indices(self, m, running, fetch, gates, place):
+        """Build the memory of the instructions' indices, by unit and place."""
+        bits = len(place)
+        shape = {"shape": unsigned(16), "depth": len(Unit) << bits, "init": []}
+        m.submodules.indices = indices = memory.Memory(**shape, attrs={"ram_style": "block"})
+        write, read = indices.write_port(), indices.read_port()
+        # A copy for simulations only: in hardware nobody looks at the timeline, and it goes.
+        m.submodules.timeline = timeline = memory.Memory(**shape)
+        copy = timeline.write_port()
+        m.d.comb += [
+            write.en.eq(running),
+            write.addr.eq(Cat(Const(0, bits), Unit.SEQUENCER)),
+            write.data.eq(fetch.index),
+            Cat(copy.en, copy.addr, copy.data).eq(Cat(write.en, write.addr, write.data)),
+            read.addr.eq(Cat(place, self.error.unit)),
+            fetch.found.eq(read.data),
+            self.error.index.eq(read.data),
+        ]
+        for number, (name, gate) in enumerate(gates.items()):
+            with m.If(fetch.push[number]):
+                m.d.comb += write.addr.eq(Cat(gate.tail, Const(number, 2)))
+            with m.If(fetch.grant[number]):
+                m.d.comb += read.addr.eq(Cat(gate.head, Const(number, 2)))
+            trace = timeline.read_port(domain="comb")
+            m.d.comb += [trace.addr.eq(Cat(gate.oldest, Const(number, 2))), self.trace[name].index.eq(trace.data)]

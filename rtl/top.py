@@ -86,7 +86,9 @@ class Top(wiring.Component):
         m.submodules.host = host = Host(readable=None if config.debug else ["activations"])
         m.submodules.csr = csr = CsrBank(kept=kept)
         m.submodules.counters = counters = Counters(units=bool(config.counters))
-        m.submodules.sequencer = sequencer = Sequencer(program_depth=config.program_depth, queue_depth=config.queue_depth)
+        m.submodules.sequencer = sequencer = Sequencer(
+            program_depth=config.program_depth, queue_depth=config.queue_depth, fetch_bits=config.fetch_bits
+        )
         m.submodules.program = program = ProgramMemory(config=config)
         m.submodules.weights = weights = WeightMemory(config=config)
         m.submodules.params = params = ParamMemory(config=config)

@@ -50,6 +50,7 @@ def test_digest_depends_on_every_knob_but_the_name():
         ({"lane_cycles": 2}, "lane_cycles must be 1 or 4, not 2"),
         ({"lane_cycles": 4, "lanes": 1}, "lane_cycles of 4 needs lanes of 1, combine of 0 and at least 4 cols, not 1, 1 and 4"),
         ({"rows": 4.0}, "rows must be an integer, not 4.0"),
+        ({"fetch_bits": 48}, "fetch_bits must be 32, 64, 128 or 256, not 48"),
         ({"queue_depth": True}, "queue_depth must be an integer, not True"),
     ],
 )

@@ -3,15 +3,18 @@
 import random
 
 import pytest
-from amaranth.hdl import Elaboratable, Module
+from amaranth.hdl import Cat, Const, Elaboratable, Module, Mux, Signal
 from amaranth.lib import memory
 from amaranth.sim import Simulator
 
-from celosia.rtl.isa import INSTRUCTION_BITS, TOKEN_BITS, ErrorCode, Instruction, Opcode, Unit, encode
+from celosia.rtl.fetch import has_reserved_bits
+from celosia.rtl.interfaces import InstructionPart, next_instruction
+from celosia.rtl.isa import INSTRUCTION_BITS, TOKEN_BITS, UNITS, ErrorCode, Instruction, Opcode, Unit, encode, zero_bits
 from celosia.rtl.sequencer import Sequencer
 
 DEPTH = 64
 END = Instruction(Opcode.END)
+WAITS = 0xFFFFFF0
 
 
 def load(**fields):
@@ -28,19 +31,42 @@ def store(**fields):
 
 
 class Bench(Elaboratable):
-    def __init__(self, words, depth):
+    """The sequencer with a program memory that is ready in the cycles ``ready`` says, over and over again."""
+
+    def __init__(self, words, depth, bits, ready):
         self.depth = depth
-        self.sequencer = Sequencer(program_depth=depth, queue_depth=2)
-        self.words = [encode(word) if isinstance(word, Instruction) else word for word in words]
+        self.ready = ready
+        self.sequencer = Sequencer(program_depth=depth, queue_depth=2, fetch_bits=bits)
+        self.bits = bits
+        self.parts = INSTRUCTION_BITS // bits
+        instructions = [number_of(word) for word in words]
+        self.words = [word >> bits * n & (1 << bits) - 1 for word in instructions for n in range(self.parts)]
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.sequencer = self.sequencer
-        m.submodules.program = program = memory.Memory(shape=INSTRUCTION_BITS, depth=self.depth, init=self.words)
+        m.submodules.program = program = memory.Memory(shape=self.bits, depth=self.depth * self.parts, init=self.words)
         read = program.read_port()
         port = self.sequencer.program
-        m.d.comb += [read.addr.eq(port.addr), read.en.eq(port.en), port.data.eq(read.data)]
+        cycle = Signal(range(len(self.ready)))
+        valid = Signal()
+        m.d.sync += [cycle.eq(Mux(cycle == len(self.ready) - 1, 0, cycle + 1)), valid.eq(port.valid & port.ready)]
+        m.d.comb += [
+            port.ready.eq(Cat(Const(bit, 1) for bit in self.ready).bit_select(cycle, 1)),
+            read.addr.eq(port.addr),
+            port.data.eq(Mux(valid, read.data, (1 << self.bits) - 1)),
+        ]
         return m
+
+
+def number_of(word):
+    return encode(word) if isinstance(word, Instruction) else word
+
+
+def unit_of(word):
+    """Return the unit of an instruction, or None if its opcode is illegal."""
+    opcode = number_of(word) & 15
+    return UNITS[Opcode(opcode)] if opcode in {code.value for code in Opcode} else None
 
 
 class Result:
@@ -57,9 +83,9 @@ class Result:
         return next(cycle for cycle, kind, _, number in self.events if (kind, number) == (what, index))
 
 
-def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=None, runs=1, abort_at=None, depth=DEPTH):
-    """Run a program on stubs that keep one instruction each; return the last run's :class:`Result`."""
-    bench = Bench(words, depth)
+def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=None, runs=1, abort_at=None, depth=DEPTH, bits=32, ready=(1,)):
+    """Run a program on stubs that take one instruction at a time and finish it later; return the last run's :class:`Result`."""
+    bench = Bench(words, depth, bits, ready)
     sequencer = bench.sequencer
     results = []
 
@@ -72,6 +98,8 @@ def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=No
             await ctx.tick()
             ctx.set(sequencer.start, 0)
             work = {Unit.LOAD: None, Unit.EXECUTE: None, Unit.STORE: None}
+            offered = dict.fromkeys(work)
+            coming = {unit: [(n, number_of(word)) for n, word in enumerate(words) if n >= first and unit_of(word) is unit] for unit in work}
             for cycle in range(limit):
                 ctx.set(sequencer.abort, cycle == abort_at and len(results) == 1)
                 for unit in work:
@@ -86,7 +114,7 @@ def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=No
                     ctx.set(port.done.signal.as_value(), held[2] if finished else 0)
                     ctx.set(port.error.valid, finished and fail == held[1])
                     ctx.set(port.error.code, ErrorCode.ACT_RANGE)
-                    ctx.set(port.error.index, held[1] if held else 0)
+                    ctx.set(port.error.index, held[3] if held else 0)
                     if finished:
                         result.events.append((cycle, "done", unit, held[1]))
                         work[unit] = None
@@ -94,11 +122,16 @@ def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=No
                         work[unit] = (held[0] - 1, *held[1:])
                 for unit in work:
                     port = getattr(sequencer, unit.name.lower())
-                    if ctx.get(port.i.valid) and ctx.get(port.i.ready):
+                    valid = ctx.get(port.i.valid)
+                    assert valid or not offered[unit] or ctx.get(sequencer.unit_reset), "taken back"
+                    offered[unit] = valid and not ctx.get(port.i.ready)
+                    if valid:
                         payload = ctx.get(port.i.payload)
-                        index, signal = payload.index, payload.instruction >> 28 & 7
+                        assert payload.instruction == coming[unit][0][1] & ~WAITS
+                    if valid and not offered[unit]:
+                        index, _ = coming[unit].pop(0)
                         result.events.append((cycle, "start", unit, index))
-                        work[unit] = (latency(unit, index), index, signal)
+                        work[unit] = (latency(unit, index), index, payload.instruction >> 28 & 7, payload.index)
                 result.fetched += ctx.get(sequencer.fetched)
                 await ctx.tick()
                 ctx.set(sequencer.abort, 0)
@@ -123,32 +156,40 @@ def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=No
     return results[-1]
 
 
-def test_an_empty_program_ends_at_once():
-    result = simulate(END)
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_an_empty_program_ends_at_once(bits):
+    result = simulate(END, bits=bits)
     assert result.error[0] is ErrorCode.NONE
-    assert result.cycles <= 6
+    assert result.cycles <= 10 + INSTRUCTION_BITS // bits
     assert result.fetched == 1
 
 
 def test_each_opcode_goes_to_its_unit_and_units_run_concurrently():
-    result = simulate(load(), execute(), store(), END, latency=lambda unit, index: 20)
+    result = simulate(load(), execute(), store(), END, latency=lambda unit, index: 100)
     assert [event[1:] for event in result.events[:3]] == [
         ("start", Unit.LOAD, 0), ("start", Unit.EXECUTE, 1), ("start", Unit.STORE, 2),
     ]  # fmt: skip
-    assert result.cycles < 40
+    assert result.cycles < 200
 
 
-def test_fetch_takes_an_instruction_every_other_cycle():
-    words = [load(), execute(), store()] * 12
-    result = simulate(*words, END, latency=lambda unit, index: 0)
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_fetch_takes_eight_cycles_for_an_instruction_and_one_for_each_part(bits):
+    words = [execute(), store()] * 12
+    result = simulate(*words, END, latency=lambda unit, index: 0, bits=bits)
     assert result.error[0] is ErrorCode.NONE
-    assert result.fetched == 37
-    assert result.cycles <= 2 * 37 + 8
+    assert result.fetched == 25
+    assert result.cycles <= 25 * (8 + INSTRUCTION_BITS // bits) + 10
+
+
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_the_next_instruction_is_offered_when_it_can_be(bits):
+    result = simulate(*[execute()] * 3, END, latency=lambda unit, index: 0 if index else 60, bits=bits)
+    assert result.when("start", 2) - result.when("start", 1) == next_instruction(bits)
 
 
 def test_an_instruction_starts_only_when_its_tokens_have_come():
     result = simulate(
-        execute(signal_store=1), execute(signal_store=1), store(wait_execute=2), END, latency=lambda unit, index: 10
+        execute(signal_store=1), execute(signal_store=1), store(wait_execute=2), END, latency=lambda unit, index: 60
     )
     assert result.when("start", 2) > result.when("done", 1)
     assert result.when("start", 2) <= result.when("done", 1) + 2
@@ -188,6 +229,32 @@ def test_reserved_bits_and_tokens_to_itself_stop_the_engine(word):
     assert simulate(load(), load(), word, END).error == (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 2)
 
 
+def test_reserved_bits_are_found_behind_a_full_queue():
+    words = [store(wait_load=1), store(), encode(store()) | 1 << 31, END]
+    assert simulate(*words).error == (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 2)
+
+
+@pytest.mark.parametrize("bits", [32, 64, 128, 256])
+def test_every_reserved_bit_counts_and_no_other(bits):
+    m = Module()
+    opcode, part, found = Signal(4), Signal(InstructionPart(bits=bits)), Signal()
+    m.d.comb += found.eq(has_reserved_bits(opcode, part))
+
+    async def testbench(ctx):
+        for code in Opcode:
+            ctx.set(opcode, code.value)
+            reserved = set(zero_bits(code))
+            for position in range(INSTRUCTION_BITS):
+                ctx.set(part.number, position // bits)
+                ctx.set(part.data, 1 << position % bits)
+                await ctx.delay(1e-9)
+                assert ctx.get(found) == (position in reserved), (code, position)
+
+    simulator = Simulator(m)
+    simulator.add_testbench(testbench)
+    simulator.run()
+
+
 def test_bits_next_to_reserved_ones_are_free():
     used = {execute: 255, store: 217, load: 232}
     for make, bit in used.items():
@@ -195,13 +262,13 @@ def test_bits_next_to_reserved_ones_are_free():
 
 
 def test_running_past_the_program_memory_stops_the_engine():
-    assert simulate(*[load()] * DEPTH, latency=lambda unit, index: 0).error == (ErrorCode.PROGRAM_RANGE, Unit.SEQUENCER, DEPTH)
+    assert simulate(*[store()] * DEPTH, latency=lambda unit, index: 0, bits=128).error == (ErrorCode.PROGRAM_RANGE, Unit.SEQUENCER, DEPTH)
     assert simulate(END, first=DEPTH).error == (ErrorCode.PROGRAM_RANGE, Unit.SEQUENCER, DEPTH)
     assert simulate(END, first=65535).error == (ErrorCode.PROGRAM_RANGE, Unit.SEQUENCER, 65535)
 
 
 def test_the_last_place_of_the_program_memory_can_be_end():
-    assert simulate(*[load()] * (DEPTH - 1), END, latency=lambda unit, index: 0).error[0] is ErrorCode.NONE
+    assert simulate(*[store()] * (DEPTH - 1), END, latency=lambda unit, index: 0, bits=128).error[0] is ErrorCode.NONE
 
 
 def test_tokens_left_at_end_stop_the_engine():
@@ -231,8 +298,26 @@ def test_a_long_instruction_is_no_deadlock():
 
 def test_a_token_too_many_names_its_sender():
     fits = (1 << TOKEN_BITS) - 1
-    result = simulate(*[load(signal_execute=1)] * (fits + 1), END, latency=lambda unit, index: 0, limit=5000, depth=1100)
-    assert result.error == (ErrorCode.TOKEN_OVERFLOW, Unit.LOAD, fits)
+    bench = Bench([*[execute(signal_store=1)] * (fits + 1), *[execute()] * 8], fits + 9, 256, [1])
+    sequencer, m = bench.sequencer, Module()
+    m.submodules += bench
+    unit = sequencer.execute
+    m.d.comb += unit.i.ready.eq(1)
+    m.d.sync += [unit.done.valid.eq(unit.i.valid), unit.done.signal.store.eq(1)]
+
+    async def testbench(ctx):
+        ctx.set(sequencer.start, 1)
+        await ctx.tick()
+        ctx.set(sequencer.start, 0)
+        await ctx.tick().until(~sequencer.busy)
+        error = ctx.get(sequencer.error)
+        assert (error.code, error.unit, error.index) == (ErrorCode.TOKEN_OVERFLOW, Unit.EXECUTE, fits)
+        assert list(ctx.get(sequencer.store_tokens)) == [0, 0, 0]
+
+    simulator = Simulator(m)
+    simulator.add_clock(1e-8)
+    simulator.add_testbench(testbench)
+    simulator.run()
 
 
 @pytest.mark.parametrize("bad", [[0], [load(signal_store=1), END], [execute(wait_load=1), END]])
@@ -247,6 +332,12 @@ def test_abort_stops_and_the_next_start_finds_everything_empty():
     result = simulate(*words, runs=2, abort_at=9)
     assert result.error[0] is ErrorCode.NONE
     assert result.order() == simulate(*words).order()
+
+
+@pytest.mark.parametrize("abort_at", [8, 11, 16, 18, 23])
+def test_abort_in_the_middle_of_a_fetch_leaves_nothing_behind(abort_at):
+    words = [load(signal_execute=1), execute(wait_load=1), store(), END]
+    assert simulate(*words, runs=2, abort_at=abort_at).events == simulate(*words).events
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -267,7 +358,9 @@ def test_random_legal_programs_end_with_every_instruction_run_once_and_in_order(
                 fields[later][wait] = fields[later].get(wait, 0) + 1
                 pairs.append((earlier, later))
     delays = [rng.randrange(12) for _ in plan]
-    result = simulate(*[makers[u](**f) for u, f in zip(plan, fields)], END, latency=lambda unit, index: delays[index])
+    bits, ready = rng.choice([32, 64, 128, 256]), [1, *(rng.randrange(2) for _ in range(12))] if seed % 2 else [1]
+    program = [makers[u](**f) for u, f in zip(plan, fields)]
+    result = simulate(*program, END, latency=lambda unit, index: delays[index], bits=bits, ready=ready)
     assert result.error[0] is ErrorCode.NONE, f"seed {seed}: {result.error}"
     assert sorted(index for kind, _, index in result.order() if kind == "done") == list(range(len(plan)))
     for unit in makers:
