@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from celosia.rtl.config import BadConfig, EngineConfig
+from celosia.rtl.config import BadConfig
 from celosia.rtl.linked import LINKS
 from celosia.sim.verilator.build import BuildError, build
 from celosia.sim.verilator.model import BoardModel
@@ -144,7 +144,7 @@ def main(arguments=None):
         prog="python -m celosia.sim.board", description=__doc__.split("\n\n")[0].replace("``", "`")
     )
     parser.add_argument(
-        "--engine", metavar="PRESET|FILE.json", default="test", help="the engine's configuration (default test)"
+        "--engine", metavar="PRESET|BOARD|FILE.json", default="test", help="the engine (default test)"
     )
     parser.add_argument("--link", choices=LINKS, default="bytes", help="what the bytes go through (default bytes: fast)")
     parser.add_argument(
@@ -155,6 +155,7 @@ def main(arguments=None):
     parser.add_argument("--disconnect", metavar="N", type=int, help="break the connection, once, after N bytes from the host")
     parser.add_argument("--seed", type=int, default=1, help="of what goes wrong (default 1)")
     options = parser.parse_args(arguments)
+    from celosia.tools.session import engine_config  # here: the library needs no tools
 
     def announce(path):
         if options.path:
@@ -171,7 +172,7 @@ def main(arguments=None):
         drop=options.drop, flip=options.flip, insert=options.insert, disconnect=options.disconnect, seed=options.seed
     )
     try:
-        board = Board(EngineConfig.load(options.engine), link=options.link, line=line, on_build=building)
+        board = Board(engine_config(options.engine), link=options.link, line=line, on_build=building)
         announce(board.path)
         board.serve(changed=announce)
     except (BadConfig, BuildError, OSError) as error:
