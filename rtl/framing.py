@@ -53,7 +53,8 @@ class Receiver(wiring.Component):
         write, read = buffer.write_port(), buffer.read_port()
 
         half = Signal()
-        # From -HEADER_BYTES on, so that the bytes behind the header are counted from zero; negative while there is no whole header.
+        # From -HEADER_BYTES on, so that the bytes behind the header are counted from zero; negative while there is no whole header. What is too long
+        # stops at a place where no request ends.
         place = Signal(9, init=-HEADER_BYTES % 512)
         too_long = Signal()
         escaped = Signal()
@@ -86,7 +87,7 @@ class Receiver(wiring.Component):
                 with m.If(~too_long):
                     m.d.sync += place.eq(place + 1)
             with m.Elif(self.i.payload[1]):  # the flag
-                with m.If(crc.match_detected & ~escaped & ~place[8] & ~too_long):
+                with m.If(crc.match_detected & ~escaped & ~place[8]):
                     m.d.sync += complete.eq(1)
                 with m.Else():
                     m.d.comb += start.eq(1)
