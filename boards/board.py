@@ -12,6 +12,7 @@ from amaranth.lib.wiring import Out
 
 from celosia.boards.toolchain import Tool
 from celosia.rtl.config import EngineConfig
+from celosia.rtl.link import BAUD
 
 __all__ = ["YOSYS", "Board", "Family", "Flasher", "Leds", "Pll"]
 
@@ -101,7 +102,7 @@ class Board:
     config: EngineConfig
     clock: float
     link: str = "uart"
-    baud: int = 1_000_000
+    baud: int = BAUD
     leds: Leds = Leds()
     flashers: tuple = ()
     seeds: tuple = (1, 2, 3)

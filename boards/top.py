@@ -24,25 +24,28 @@ class BoardTop(Elaboratable):
     Parameters
     ----------
     board : Board
+    core : wiring.Component, optional
+        What is built instead of the board's engine: with the pins of its link, ``running`` and ``failed``.
     """
 
-    def __init__(self, board):
+    def __init__(self, board, core=None):
         self.board = board
+        self.core = core
 
     def elaborate(self, platform):
         m = Module()
         board = self.board
         self._clock(m, board.new_pll())
-        m.submodules.linked = linked = LinkedEngine(
+        m.submodules.core = core = self.core or LinkedEngine(
             board.config, link=board.link, divisor=board.divisor, multiplier=board.family.multiplier
         )
         pins = platform.request(board.link, 0, dir="-")
         for name, direction in LINES[board.link].items():
             m.submodules[name] = buffer = io.Buffer(direction, getattr(pins, name))
-            inside = getattr(linked, name)
+            inside = getattr(core, name)
             m.d.comb += inside.eq(buffer.i) if direction == "i" else buffer.o.eq(inside)
 
-        states = {"idle": ~linked.running & ~linked.failed, "busy": linked.running, "error": linked.failed}
+        states = {"idle": ~core.running & ~core.failed, "busy": core.running, "error": core.failed}
         leds = {}
         for name, (resource, number, *part) in board.leds.items():
             if (resource, number) not in leds:

@@ -109,7 +109,7 @@ def parser():
     operators.add_argument("--json", metavar="FILE", help="write the list as JSON, with what to do about each constraint")
     boards = command("boards", "list the boards that a bitstream can be built for")
     boards.add_argument("--json", metavar="FILE", help="write the list as JSON")
-    bitstream = command("build", "build the bitstream of a board with Yosys and nextpnr")
+    bitstream = command("build", "build the bitstream of a board with Yosys and nextpnr; `celosia run --on uart:PORT` loads programs into it later")
     bitstream.add_argument("board", metavar="BOARD", help="a name of `celosia boards`")
     bitstream.add_argument("--engine", metavar="PRESET|FILE.json", help="another engine than the board's own")
     bitstream.add_argument("--clock", metavar="MHZ", type=float, help="another clock for the engine than the board's own")

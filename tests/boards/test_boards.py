@@ -7,7 +7,7 @@ from celosia.boards.ecp5 import Ecp5Pll
 from celosia.boards.flow import design_of
 from celosia.boards.gowin import GowinPll
 from celosia.boards.ice40 import Ice40Pll
-from celosia.rtl.config import BadConfig
+from celosia.rtl.config import PRESETS, BadConfig
 from celosia.rtl.uart import MIN_DIVISOR
 from celosia.tools.session import engine_config
 
@@ -57,8 +57,10 @@ def test_an_unknown_board_or_clock_is_one_sentence():
 
 
 def test_another_clock_or_engine_leaves_the_board_as_it_is():
-    assert find("ulx3s_12f", clock=50.0).frequency == 50.0
-    assert find("ulx3s_12f").frequency == 75.0
+    board = find("ulx3s_12f")
+    assert find("ulx3s_12f", clock=25.0).frequency == 25.0
+    assert find("ulx3s_12f", config=PRESETS["test"]).config is PRESETS["test"]
+    assert find("ulx3s_12f") == board
 
 
 def test_a_design_is_the_same_every_time_and_has_the_boards_pins():

@@ -11,7 +11,7 @@ from celosia.boards.flow import Design, TooLarge
 from celosia.boards.toolchain import OutOfTime
 from celosia.tools.cli import main
 
-BOARD = find("ulx3s_12f")
+BOARD = find("ulx3s_12f", clock=75.0)
 CLOCKS = {1: None, 2: 60.0, 3: 90.0, 4: 95.0}
 
 
