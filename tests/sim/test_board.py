@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ from celosia.tools.cli import main
 from celosia.tools.compiler.pipeline import compile_graph
 from celosia.tools.driver import Driver, create_transport
 from celosia.tools.errors import EngineError
+from celosia.tools.session import engine_config
 
+MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
 CONFIG = PRESETS["test"]
 SMALL = dataclasses.replace(
     CONFIG, name="small", act_depth=512, weight_tiles=64, param_depth=32, program_depth=128, acc_depth=16
@@ -179,3 +182,17 @@ def test_a_program_on_a_board_raises_what_the_simulator_does():
         driver.load(dataclasses.replace(program, instructions=program.instructions[:1]))
         with pytest.raises(EngineError, match="the engine stopped at instruction"):
             driver.run(inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not MODELS.exists(), reason="the models are not there")
+@pytest.mark.parametrize("engine, model", [("ulx3s_85f", "mlperf_ic_resnet8_int8"), ("mac64", "mlperf_kws_dscnn_int8")])
+def test_an_mlperf_network_runs_on_a_board(engine, model, capsys):
+    with np.load(MODELS / f"{model}.npz") as arrays:
+        np.savez(
+            "in.npz", **{name.removeprefix("in__"): arrays[name][:1, 0] for name in arrays.files if name.startswith("in__")}
+        )
+    with running(engine_config(engine)) as board:
+        arguments = ["--input", "in.npz", "--engine", engine, "--on", f"uart:{board.path}", "--check"]
+        assert main(["run", str(MODELS / f"{model}.onnx"), *arguments]) == 0
+    assert "0 differences from ONNX Runtime" in capsys.readouterr().out
