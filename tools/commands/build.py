@@ -66,7 +66,8 @@ def _print(facts, out):
     console = output()
     if not facts["built"]:
         console.print("nothing has changed since the last build; --force builds again")
-    table = Table(title=f"{facts['board']}: engine {facts['engine']} on {facts['device']}", title_justify="left")
+    console.print(f"{facts['board']}: engine {facts['engine']} on {facts['device']}")
+    table = Table()
     table.add_column("what")
     table.add_column("used", justify="right")
     table.add_column("of", justify="right")
