@@ -6,7 +6,7 @@ Sits between the activation table and the write to the activation memory. The go
     result  ─► choose ─► × k_result  ─┐
                  │                    + ─► join halves ─► + k_zero + half ─► compare ─► clip
     operand ─────┴─────► × k_operand ─┘
-                           3          1        1                1               1         1
+                 1         3          1        1                1               1         1
 
 Half a unit is added and the fraction cut off; where nothing is left of the fraction it was a tie, which goes to the even neighbour.
 The smaller or larger one takes the place of ``result``, so the factors are those of the identity then.
@@ -19,9 +19,12 @@ from amaranth.lib.wiring import In, Out
 from celosia.rtl.isa import ADD_FRACTION
 from celosia.rtl.multiplier import FORMS, Multiplier
 
-__all__ = ["CONTROL_LATENCY", "LATENCY", "Adder"]
+__all__ = ["CONTROL_LATENCY", "FACTORS_LATENCY", "LATENCY", "Adder"]
 
-CONTROL_LATENCY = 2 + Multiplier.LATENCY
+FACTORS_LATENCY = 1
+"""Cycles after the operands at which ``k_result`` and ``k_operand`` of the same elements are taken."""
+
+CONTROL_LATENCY = FACTORS_LATENCY + 2 + Multiplier.LATENCY
 """Cycles after the operands at which ``k_zero_half``, ``low`` and ``high`` of the same elements are taken."""
 
 LATENCY = CONTROL_LATENCY + 3
@@ -48,7 +51,7 @@ class Adder(wiring.Component):
     minimum, maximum : ``In(1)``
         Put the smaller (larger) of the two in the place of ``result``; in the same cycle, not both.
     k_result, k_operand : ``In(signed(28))``
-        Their factors, common to all lanes, in the same cycle.
+        Their factors, common to all lanes, taken :data:`FACTORS_LATENCY` cycles after the addends.
     k_zero_half : ``In(signed(41))``
         The constant ``k_zero`` of :class:`~celosia.rtl.isa.AddParams`, plus one half of the result's unit;
         taken :data:`CONTROL_LATENCY` cycles later, as are ``low`` and ``high``.
@@ -95,8 +98,10 @@ class Adder(wiring.Component):
         return m
 
     def _lane(self, m, lane, bounds, bounds_after):
-        result, operand = self.result[lane], self.operand[lane]
-        chosen = Mux(Mux(operand > result, self.maximum, self.minimum), operand, result)
+        # The result may come out of a table's block RAM, and a multiplier's input is as far away as its output.
+        chosen, operand = Signal(signed(8)), Signal(signed(8))
+        replaced = Mux(self.operand[lane] > self.result[lane], self.maximum, self.minimum)
+        m.d.sync += [chosen.eq(Mux(replaced, self.operand[lane], self.result[lane])), operand.eq(self.operand[lane])]
         products = []
         for name, addend, factor in (("result", chosen, self.k_result), ("operand", operand, self.k_operand)):
             for part, half in (("low", factor[:_HALF]), ("high", factor[_HALF:].as_signed())):

@@ -196,7 +196,7 @@ class Store(wiring.Component):
             m.d.sync += k_zero_half[:low_bits].eq(constants.k_zero.as_unsigned()[:low_bits])
         with m.If(upper):
             m.d.sync += k_zero_half[low_bits:].eq(((constants.k_zero + half) >> low_bits).as_unsigned())
-        with m.If(beats[_ADDENDS - 1].change & ~adds):
+        with m.If(beats[_ADDENDS + add.FACTORS_LATENCY - 1].change & ~adds):
             m.d.sync += [adder.k_result.eq(1 << ADD_FRACTION), adder.k_operand.eq(0)]
         with m.If(beats[ends - 1].change & ~adds):
             m.d.sync += k_zero_half.eq(half)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from celosia.rtl.add import CONTROL_LATENCY, LATENCY, Adder
+from celosia.rtl.add import CONTROL_LATENCY, FACTORS_LATENCY, LATENCY, Adder
 from celosia.rtl.isa import ADD_FRACTION
 from celosia.sim.numerics import ADD_LIMITS, add_residual
 
@@ -26,8 +26,9 @@ def run(lanes, result, operand, constants, bounds, choices=None):
                 if choices is not None:
                     ctx.set(dut.minimum, int(choices[cycle, 0]))
                     ctx.set(dut.maximum, int(choices[cycle, 1]))
-                ctx.set(dut.k_result, int(constants[cycle, 0]))
-                ctx.set(dut.k_operand, int(constants[cycle, 1]))
+            if 0 <= (row := cycle - FACTORS_LATENCY) < len(result):
+                ctx.set(dut.k_result, int(constants[row, 0]))
+                ctx.set(dut.k_operand, int(constants[row, 1]))
             if 0 <= (row := cycle - CONTROL_LATENCY) < len(result):
                 ctx.set(dut.k_zero_half, int(constants[row, 2]) + (1 << ADD_FRACTION - 1))
                 ctx.set(dut.low, int(bounds[row, 0]))
