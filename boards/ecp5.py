@@ -106,9 +106,10 @@ _SMALL = EngineConfig(
 """What 24 k LUT4, 28 multipliers and 56 block RAMs take."""
 
 _SMALL_85F = EngineConfig(
-    name="ulx3s_85f_small", rows=8, cols=8, weight_rows=2, lanes=4, act_depth=8192, act_banks=2, weight_tiles=2048,
-    acc_depth=256, param_depth=512, tables=8, program_depth=1024, unfold_streams=4, depthwise_rows=2,
+    name="ulx3s_85f_small", rows=16, cols=8, weight_rows=2, lanes=2, act_depth=6144, act_banks=2, weight_tiles=1024,
+    acc_depth=256, param_depth=512, tables=2, program_depth=1024, unfold_streams=4,
 )  # fmt: skip
+"""One product per multiplier takes 128 of the 156, two lanes of the store unit 18; ResNet-8 and DS-CNN fit."""
 
 
 def _named(config, name):

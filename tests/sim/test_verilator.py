@@ -108,7 +108,7 @@ def test_events_of_a_timeline():
 
 def program(transport):
     """Two rounds through all three units with tokens between them."""
-    sizes = {"kernel_y": 1, "streams": 4, "groups": 1, "last_streams": 1, "tile_rows": 2, "tile_cols": 4}
+    sizes = {"kernel_y": 1, "streams": 1, "groups": 1, "last_streams": 1, "tile_rows": 2, "tile_cols": 4}
     unfold = Instruction(Opcode.UNFOLD, **sizes, in_height=4, inside=4, stride_y=1, stride_x=1, tile_step=4, dest=40,
                          signal_execute=1)  # fmt: skip
     tile = {"tile_rows": 2, "tile_cols": 4, "blocks": 1}
