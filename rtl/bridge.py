@@ -63,6 +63,7 @@ class Bridge(wiring.Component):
         place = Signal(8)
         fetch, step = Signal(), Signal()
         index = Signal(2)  # of the word's byte that is being sent
+        all_read = Signal()  # found a cycle early: block RAM is slow
         reply = sender.i
         m.d.comb += [
             receiver.addr.eq(place),
@@ -73,7 +74,7 @@ class Bridge(wiring.Component):
             bus.we.eq(writes),
             bus.stb.eq(bus.cyc),
         ]
-        m.d.sync += place.eq(place + step)
+        m.d.sync += [place.eq(place + step), all_read.eq(place == byte)]
         with m.If(bus.ack):
             m.d.sync += low.eq(low + 1)
 
@@ -125,7 +126,7 @@ class Bridge(wiring.Component):
                         m.next = "end"
             with m.State("read"):
                 m.d.sync += word.eq(bus.dat_r)
-                with m.If(place == byte):
+                with m.If(all_read):
                     m.next = "end"
                 with m.Else():
                     m.d.comb += [bus.cyc.eq(1), step.eq(bus.ack)]

@@ -49,7 +49,8 @@ class Receiver(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        m.submodules.buffer = buffer = Memory(shape=8, depth=2 * BUFFER_BYTES, init=[])
+        # The two ports are always in different halves: Yosys needs no bypass between them.
+        m.submodules.buffer = buffer = Memory(shape=8, depth=2 * BUFFER_BYTES, init=[], attrs={"no_rw_check": 1})
         write, read = buffer.write_port(), buffer.read_port()
 
         half = Signal()
