@@ -212,9 +212,13 @@ class Family(ABC):
     def synthesis(self, top):
         """Return the Yosys commands that map ``top`` to the family's cells, as a list."""
 
+    def edit(self, netlist, device):
+        """Return what is placed on ``device`` (without package and speed) of what Yosys' ``write_json`` wrote: all of it as it is."""
+        return netlist
+
     @abstractmethod
     def placement(self, platform):
-        """Return the placer's arguments for the device, and for the files ``top.json``, ``top.<constraints>`` and ``top.placed``."""
+        """Return the placer's arguments for the device, and for the files ``top.<constraints>`` and ``top.placed``."""
 
     @abstractmethod
     def packing(self, platform):

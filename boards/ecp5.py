@@ -12,6 +12,8 @@ from amaranth_boards.resources import LEDResources, UARTResource
 from amaranth_boards.ulx3s import ULX3S_12F_Platform, ULX3S_85F_Platform
 
 from celosia.boards.board import Board, Family, Flasher, Leds, Pll
+from celosia.boards.carries import drop_unused_carries
+from celosia.boards.floorplan import lay_out
 from celosia.boards.toolchain import Tool
 from celosia.rtl.config import EngineConfig
 
@@ -67,6 +69,11 @@ class Ecp5(Family):
     def synthesis(self, top):
         # Multipliers are instantiated by hand. Wide multiplexers made of LUT pairs cost more LUTs than they save here.
         return [f"synth_ecp5 -nodsp -nowidelut -top {top}"]
+
+    def edit(self, netlist, device):
+        drop_unused_carries(netlist)
+        lay_out(netlist, device)
+        return netlist
 
     def placement(self, platform):
         return [self.SIZES[platform.device], "--package", self.PACKAGES[platform.package], "--speed", platform.speed,

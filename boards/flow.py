@@ -5,6 +5,7 @@ file           holds
 =============  ======================================================
 top.il         the design, as Amaranth writes it for Yosys
 top.json       the netlist
+edited.json    what is placed of it
 cells.json     Yosys' count of its cells
 report.json    nextpnr's utilisation, clocks and critical paths
 top.placed     what the packer takes
@@ -17,7 +18,6 @@ import re
 from dataclasses import dataclass
 
 from celosia.boards.board import YOSYS
-from celosia.boards.carries import drop_unused_carries
 from celosia.boards.toolchain import ToolFailed, run
 from celosia.boards.top import BoardTop
 
@@ -73,13 +73,10 @@ def synthesise(folder, commands, *, watch=lambda line: None):
     ]
     (folder / "top.ys").write_text("\n".join(script) + "\n")
     run(YOSYS, ["-q", "-l", "yosys.log", "-s", "top.ys"], folder / "yosys.log", watch=watch, writes_log=True)
-    netlist = json.loads((folder / "top.json").read_text())
-    if drop_unused_carries(netlist):
-        (folder / "top.json").write_text(json.dumps(netlist))
     return json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
 
 
-def place(folder, tool, arguments, *, seed, clock, minutes=None, watch=lambda line: None):
+def place(folder, tool, arguments, *, seed, clock, edit=lambda netlist: netlist, minutes=None, watch=lambda line: None):
     """Place and route ``top.json`` in ``folder``; return nextpnr's report.
 
     Parameters
@@ -92,6 +89,8 @@ def place(folder, tool, arguments, *, seed, clock, minutes=None, watch=lambda li
     seed : int
     clock : float
         In MHz, of every clock that no constraint speaks of.
+    edit : callable
+        Makes what is placed of the netlist.
     minutes : float, optional
         Time limit.
     watch : callable
@@ -107,7 +106,8 @@ def place(folder, tool, arguments, *, seed, clock, minutes=None, watch=lambda li
         If nextpnr fails.
     """
     (folder / "report.json").unlink(missing_ok=True)
-    given = [*arguments, "--json", "top.json", "--seed", str(seed), "--freq", f"{clock:g}", "--report", "report.json",
+    (folder / "edited.json").write_text(json.dumps(edit(json.loads((folder / "top.json").read_text()))))
+    given = [*arguments, "--json", "edited.json", "--seed", str(seed), "--freq", f"{clock:g}", "--report", "report.json",
              "--timing-allow-fail"]  # fmt: skip
 
     def look(line):

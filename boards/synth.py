@@ -28,7 +28,7 @@ from celosia.rtl.top import Top
 
 __all__ = ["Bare", "main", "place", "synthesise"]
 
-DEVICES = {"85k": ("--85k", "CABGA756"), "45k": ("--45k", "CABGA554"), "25k": ("--25k", "CABGA381")}
+DEVICES = {"85k": ("LFE5U-85F", "CABGA756"), "45k": ("LFE5U-45F", "CABGA554"), "25k": ("LFE5U-25F", "CABGA381")}
 FAMILY = Ecp5()
 
 
@@ -92,9 +92,10 @@ def place(config, out, *, device="85k", speed=6, seed=1, clock=100.0, minutes=No
         If nextpnr is missing or fails.
     """
     start = time.monotonic()
-    size, package = DEVICES[device]
-    arguments = [size, "--package", package, "--speed", str(speed), "--lpf-allow-unconstrained", "--textcfg", "top.placed"]
-    report = flow.place(out.absolute(), FAMILY.placer, arguments, seed=seed, clock=clock, minutes=minutes)
+    part, package = DEVICES[device]
+    arguments = [FAMILY.SIZES[part], "--package", package, "--speed", str(speed), "--lpf-allow-unconstrained", "--textcfg", "top.placed"]
+    report = flow.place(out.absolute(), FAMILY.placer, arguments, seed=seed, clock=clock, minutes=minutes,
+                        edit=lambda netlist: FAMILY.edit(netlist, part))  # fmt: skip
     facts = {"engine": config.name, "device": f"ECP5-{device}", "speed": speed, "macs": config.macs}
     facts |= {name: used for name, (used, _) in FAMILY.area(report["utilization"], {}).items()}
     facts["LUT4/MAC"] = round(facts["LUT4"] / config.macs, 1)

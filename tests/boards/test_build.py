@@ -30,7 +30,7 @@ def calls(monkeypatch):
         (folder / "cells.json").write_text(json.dumps({"design": {"num_cells_by_type": {}}}))
         return {}
 
-    def place(folder, tool, arguments, *, seed, clock, minutes, watch):
+    def place(folder, tool, arguments, *, seed, clock, edit, minutes, watch):
         made.append(seed)
         if seed == 5:
             raise TooLarge("the design takes 2 LUT4, and the device has 1")

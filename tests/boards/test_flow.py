@@ -56,12 +56,14 @@ def log_of(tmp_path, text):
 
 
 def test_a_design_that_is_too_large_ends_at_once_with_both_numbers(tmp_path):
+    (tmp_path / "top.json").write_text("{}")
     log = "Info: Device utilisation:\nInfo: \t         TRELLIS_FF:      7/ 24288     0%\nInfo: \t       TRELLIS_COMB:  30000/ 24288   123%\n"
     with pytest.raises(TooLarge, match="the design takes 30,000 TRELLIS_COMB, and the device has 24,288"):
         place(tmp_path, SHELL, log_of(tmp_path, log), seed=1, clock=50)
 
 
 def test_a_design_that_fits_gives_the_report(tmp_path):
+    (tmp_path / "top.json").write_text("{}")
     assert place(tmp_path, SHELL, log_of(tmp_path, "Info: \t DP16KD:    56/   56   100%\n"), seed=1, clock=50) == REPORT
 
 
