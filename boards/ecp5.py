@@ -77,7 +77,7 @@ class Ecp5(Family):
 
     def placement(self, platform):
         return [self.SIZES[platform.device], "--package", self.PACKAGES[platform.package], "--speed", platform.speed,
-                "--lpf", "top.lpf", "--textcfg", "top.placed", "--router", "router2"]  # fmt: skip
+                "--lpf", "top.lpf", "--textcfg", "top.placed"]  # fmt: skip
 
     def packing(self, platform):
         return ["--compress", "--freq", "38.8", "--input", "top.placed", "--bit", "top.bit"]
@@ -114,7 +114,7 @@ _SMALL = EngineConfig(
 
 _SMALL_85F = EngineConfig(
     name="ulx3s_85f_small", rows=16, cols=8, weight_rows=2, lanes=2, act_depth=6144, act_banks=2, weight_tiles=1024,
-    acc_depth=256, param_depth=512, tables=2, program_depth=1024, unfold_streams=4,
+    acc_depth=256, param_depth=512, tables=2, program_depth=1024, unfold_streams=4, debug=0,
 )  # fmt: skip
 """One product per multiplier takes 128 of the 156, two lanes of the store unit 18; ResNet-8 and DS-CNN fit."""
 

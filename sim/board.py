@@ -8,6 +8,7 @@ import argparse
 import os
 import random
 import select
+import signal
 import sys
 import threading
 import tty
@@ -168,6 +169,9 @@ def main(arguments=None):
     def building():
         print("building the simulator, once for this engine and link (a minute)", file=sys.stderr, flush=True)
 
+    # Also where a shell has started this in the background and told it to ignore interrupts.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     line = BadLine(
         drop=options.drop, flip=options.flip, insert=options.insert, disconnect=options.disconnect, seed=options.seed
     )

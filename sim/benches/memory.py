@@ -120,6 +120,7 @@ async def _host_read(dut, cycles, addr):
         await cycles.drive()
     await cycles.sample()
     value = dut.host_r_data.value.to_unsigned()
+    await cycles.drive()
     dut.host_re.value = 0
     await cycles.drive()
     return value
