@@ -123,7 +123,7 @@ class AddressGenerator(wiring.Component):
         now = Signal(ExecuteInstruction, reset_less=True)
         index = Signal.like(self.tag.index, reset_less=True)
         self._depthwise = now.depthwise if self.image_rows else Const(0)  # else it is illegal
-        begin, free, running, valid = Signal(), Signal(), Signal(), Signal()
+        begin, fresh, free, running, valid = Signal(), Signal(), Signal(), Signal(), Signal()
         issued = Signal()
         m.d.comb += [
             issued.eq(self.o.valid & self.o.ready),
@@ -133,11 +133,12 @@ class AddressGenerator(wiring.Component):
             self.running.eq(running & ~self.i.ready),
         ]
 
-        place, ends = self._words(m, now, self.tag_valid)
+        place, ends = self._words(m, now, self.tag_valid, fresh)
         # A pass begins when the last word of the former leaves, but not before that's first has been issued, since it needs `tile`.
         more, passes = self._passes(m, now, index, begin)
         m.d.comb += begin.eq(free & (~running | (ends["pass"] & ~place["first"])) & (more | (self.i.valid & ~self.i.ready)))
-        m.d.sync += self.i.ready.eq(begin & ~more)
+        m.d.comb += fresh.eq(begin & ~more)
+        m.d.sync += self.i.ready.eq(fresh)
         with m.If(begin):
             m.d.sync += running.eq(1)
         with m.Elif(self.tag_valid & ends["pass"]):
@@ -246,17 +247,26 @@ class AddressGenerator(wiring.Component):
         distance = (self.acc_depth - 1) * 15 + 2 * 15 + (((1 << len(kernel)) * groups) - 1) * 63
         return bits_for(largest(ExecuteInstruction, "y0") + distance)
 
-    def _words(self, m, now, move):
-        """Walk ``y``, ``x`` and the words of a pixel; return what there is to know of the word, and what ends with it."""
+    def _words(self, m, now, move, fresh):
+        """Walk ``y``, ``x`` and the words of a pixel; return what there is to know of the word, and what ends with it.
+
+        Everything hangs on what ends: so whether a column or row is the last one is known before the walk comes to it, and the words of a
+        pixel are added up when the instruction comes.
+        """
+        given = data.View(ExecuteInstruction, self.i.payload.instruction)
         size = ceil_log2(self.acc_depth)
         column, row = Signal(size), Signal(size)
-        last_column, last_row = column == now.tile_cols, row == now.tile_rows
+        last_column, last_row = Signal(), Signal()
         top, left, enters = Signal(init=1), Signal(init=1), Signal(init=1)  # first row; first word of a row, of a pixel
         word = Signal(5, init=1)
         across = Signal(range((self.acc_depth - 1) * 15 + 2 * 15 + 63 * 63 + 1))  # x * stride_x + kx * dilation_x
         down = Signal(range((self.acc_depth - 1) * 15 + 1))  # y * stride_y
         pixel_ends, row_ends, pass_ends = Signal(), Signal(), Signal()
-        words = now.stride_x + Mux(last_column, now.gap + Mux(last_row, now.tail, 0), 0)
+        most = given.stride_x + given.gap + given.tail  # words of a pixel: the last one's
+        words, row_words, pass_words = now.stride_x, Signal.like(most, reset_less=True), Signal.like(most, reset_less=True)
+        with m.If(fresh):
+            m.d.sync += [row_words.eq(given.stride_x + given.gap), pass_words.eq(most)]
+        words = Mux(last_column, Mux(last_row, pass_words, row_words), words)
         m.d.comb += [
             pixel_ends.eq(~self._depthwise | (word == words)),
             row_ends.eq(pixel_ends & last_column),
@@ -272,6 +282,14 @@ class AddressGenerator(wiring.Component):
             m.d.sync += column.eq(0)
         with m.If(move & pass_ends):
             m.d.sync += [row.eq(0), down.eq(0)]
+        for last, count, size, moves in (
+            (last_column, column, "tile_cols", pixel_ends),
+            (last_row, row, "tile_rows", row_ends),
+        ):
+            with m.If(fresh):
+                m.d.sync += last.eq(given[size] == 0)
+            with m.Elif(move & moves):
+                m.d.sync += last.eq(Mux(last, 0, count + 1) == now[size])
         place = {"top": top, "left": left, "first": top & left, "enters": enters, "across": across, "down": down}
         return place | {"move": move, "row_ends": row_ends}, {"pixel": pixel_ends, "pass": pass_ends}
 

@@ -266,7 +266,11 @@ class ActivationMemory(wiring.Component):
         for port, addr in readers:
             m.d.comb += port.ready.eq(~Cat(other & (bank == addr[:bits]) for other, bank, _ in above).any())
             above.append((port.valid, addr[:bits], addr[bits:]))
-            view.take(m, Value.cast(port.data), _select(_delayed(m, addr[:bits]), read_data))
+            word = _select(_delayed(m, addr[:bits]), read_data)
+            if port is self.read_load:
+                view.take(m, Value.cast(port.data), word)
+            else:
+                m.d.sync += Value.cast(port.data).eq(word)
         for bank, (read, _) in enumerate(ports):
             index = above[-1][2]
             for asked, asked_bank, asked_index in above[-2::-1]:
