@@ -11,7 +11,7 @@ from importlib import metadata, resources
 from pathlib import Path
 
 from celosia.boards.board import YOSYS
-from celosia.boards.flow import TooLarge, design_of, facts_of, pack, place, synthesise
+from celosia.boards.flow import TooLarge, design_of, facts_of, pack, place, script_of, synthesise
 from celosia.boards.toolchain import OutOfTime
 
 __all__ = ["BuildFailed", "Progress", "build", "measure"]
@@ -117,7 +117,8 @@ class _Work:
 
     def synthesise(self):
         """Make the netlist, unless it is there already."""
-        key = _digest(self.design.rtlil, *self.board.family.synthesis("top"), YOSYS.version)
+        commands = self.board.family.synthesis("top")
+        key = _digest(self.design.rtlil, *script_of(commands), YOSYS.version)
         stamp, cells = self.out / "netlist.key", self.out / "cells.json"
         (self.out / f"top.{self.board.family.constraints}").write_text(self.design.constraints)
         if stamp.exists() and stamp.read_text() == key and (self.out / "top.json").exists():
@@ -125,7 +126,6 @@ class _Work:
             return
         stamp.unlink(missing_ok=True)
         (self.out / "top.il").write_text(self.design.rtlil)
-        commands = self.board.family.synthesis("top")
         self.cells = self.timed("Yosys", lambda: synthesise(self.out, commands, watch=self._yosys_line))
         stamp.write_text(key)
 

@@ -21,7 +21,7 @@ from celosia.boards.board import YOSYS
 from celosia.boards.toolchain import ToolFailed, run
 from celosia.boards.top import BoardTop
 
-__all__ = ["Design", "TooLarge", "design_of", "facts_of", "pack", "place", "synthesise"]
+__all__ = ["Design", "TooLarge", "design_of", "facts_of", "pack", "place", "script_of", "synthesise"]
 
 
 class TooLarge(ToolFailed):
@@ -49,6 +49,21 @@ def design_of(board, core=None):
     return Design(texts["top.il"], texts[f"top.{board.family.constraints}"])
 
 
+def script_of(commands):
+    """Return Yosys' commands around the family's, from ``top.il`` to ``top.json`` and ``cells.json``."""
+    return [
+        "read_rtlil top.il",
+        # ABC9 takes a wire called ``data[0]`` for a bit of ``data`` when it puts logic back, and now and then gives up.
+        "rename -hide */w:*[[]*",
+        # Yosys looks at ``no_rw_check`` where it joins a memory with the register behind it, so the two are taken apart here. Left as they
+        # come, every block RAM gets registers of its width for a read and a write that never meet.
+        "memory_nordff",
+        *commands,
+        "tee -q -o cells.json stat -json",
+        "write_json top.json",
+    ]
+
+
 def synthesise(folder, commands, *, watch=lambda line: None):
     """Synthesise ``top.il`` in ``folder``; return Yosys' cells by type.
 
@@ -63,15 +78,7 @@ def synthesise(folder, commands, *, watch=lambda line: None):
     ToolFailed
         If Yosys fails.
     """
-    # ABC9 takes a wire called ``data[0]`` for a bit of ``data`` when it puts logic back, and now and then gives up.
-    script = [
-        "read_rtlil top.il",
-        "rename -hide */w:*[[]*",
-        *commands,
-        "tee -q -o cells.json stat -json",
-        "write_json top.json",
-    ]
-    (folder / "top.ys").write_text("\n".join(script) + "\n")
+    (folder / "top.ys").write_text("\n".join(script_of(commands)) + "\n")
     run(YOSYS, ["-q", "-l", "yosys.log", "-s", "top.ys"], folder / "yosys.log", watch=watch, writes_log=True)
     return json.loads((folder / "cells.json").read_text())["design"]["num_cells_by_type"]
 

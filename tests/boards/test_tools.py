@@ -1,8 +1,9 @@
 """The chain of tools of each family, from Amaranth to the bitstream, with an echo in the engine's place."""
 
 import pytest
+from amaranth.back import rtlil
 from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
+from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.boards.catalog import find
@@ -46,3 +47,14 @@ def test_every_family_comes_to_a_bitstream(name, tmp_path):
     assert min(abs(clock["constraint"] - board.frequency) for clock in facts["clocks"].values()) < 0.2
     assert facts["clock"] > board.frequency
     assert pack(tmp_path, board).read_bytes().startswith(HEADS[board.family.bitstream])
+
+
+@pytest.mark.parametrize("name", ["icebreaker", "ulx3s_12f"])
+def test_a_memory_without_meeting_ports_takes_block_ram_only(name, tmp_path):
+    m = Module()
+    m.submodules.words = words = memory.Memory(shape=16, depth=512, init=[], attrs={"no_rw_check": 1})
+    read, write = words.read_port(), words.write_port()
+    ports = [read.addr, read.data, write.addr, write.data, write.en]
+    (tmp_path / "top.il").write_text(rtlil.convert(m, name="top", ports=ports, emit_src=False))
+    cells = synthesise(tmp_path, find(name).family.synthesis("top"))
+    assert set(cells) <= {"SB_RAM40_4K", "DP16KD"}, cells
