@@ -68,6 +68,8 @@ class EngineConfig:
     combine : int
         1 lets ``STORE`` combine its results with an operand: residual additions, products, the smaller or larger of two tensors; 0
         leaves that out.
+    fill : int
+        1 lets the load unit fill weight tiles with activations (``FILL``), for products of two activations; 0 leaves that out.
     depthwise_rows : int
         Image rows that a depthwise convolution reads per cycle; ``rows / depthwise_rows`` kernel columns of each take one pass. At most 3 and
         at most ``act_banks``; 0 leaves the depthwise mode out.
@@ -100,6 +102,7 @@ class EngineConfig:
     fetch_bits: int = 32
     unfold_streams: int
     combine: int = 1
+    fill: int = 1
     depthwise_rows: int = 0
     act_ports: int = 2
     counters: int = 1
@@ -130,6 +133,7 @@ class EngineConfig:
             ("queue_depth", 2, 16),
             ("unfold_streams", 1, self.rows),
             ("combine", 0, 1),
+            ("fill", 0, 1),
             ("act_ports", 1, 2),
             ("counters", 0, 1),
             ("debug", 0, 1),

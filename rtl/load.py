@@ -55,22 +55,24 @@ class Load(wiring.Component):
     Members
     -------
     unit : ``Out(UnitSignature)``
-        Errors: ``ILLEGAL_FIELD`` if there are too many streams or a stride of zero, too many rows, or no such slot; ``ACT_RANGE``;
-        ``WEIGHT_RANGE``.
+        Errors: ``ILLEGAL_FIELD`` if there are too many streams or a stride of zero, too many rows, no such slot, or for any ``FILL``
+        without ``config.fill``; ``ACT_RANGE``; ``WEIGHT_RANGE``.
     read : ``Out(ActReadSignature)``
         The dense tensor, or the words that become weights.
     write : ``Out(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
         Whole words, in order.
     fill : ``Out(WeightWriteSignature)``
+        Only with ``config.fill``.
     """
 
     def __init__(self, *, config):
         self.config = config
+        fill = {"fill": Out(WeightWriteSignature(cols=config.cols, weight_rows=config.weight_rows))}
         super().__init__({
             "unit": Out(UnitSignature()),
             "read": Out(ActReadSignature(rows=config.rows)),
             "write": Out(stream.Signature(ActWrite(rows=config.rows))),
-            "fill": Out(WeightWriteSignature(cols=config.cols, weight_rows=config.weight_rows)),
+            **(fill if config.fill else {}),
         })
 
     def elaborate(self, platform):
@@ -82,20 +84,22 @@ class Load(wiring.Component):
         m.submodules.streams = streams = TapStreams(rows=config.rows, chunk=chunk, width=width)
         m.submodules.lanes = lanes = TapLanes(rows=config.rows, streams=config.unfold_streams)
         m.submodules.fill = fill = Fill(config=config, width=width)
-        wiring.connect(m, wiring.flipped(self.fill), fill.write)
+        if config.fill:
+            wiring.connect(m, wiring.flipped(self.fill), fill.write)
         wiring.connect(m, wiring.flipped(self.read), walk.read)
 
         i = Signal(UnfoldInstruction)
         dest = Signal.like(i.dest)  # of the next word, or the tile of the next row
         index = Signal(16)
-        filling, failed = Signal(), Signal()
+        is_fill, failed = Signal(), Signal()
+        filling = is_fill & config.fill
         as_fill = data.View(FillInstruction, i.as_value())
         opcode = data.View(Header, unit.i.payload.instruction[: Shape.cast(Header).width]).opcode
         illegal = Signal()
         with m.If(filling):
             m.d.comb += illegal.eq((as_fill.rows > config.rows) | (as_fill.slot >= config.slots))
         with m.Else():
-            m.d.comb += illegal.eq((i.streams >= config.unfold_streams) | (i.stride_x == 0))
+            m.d.comb += illegal.eq(is_fill | (i.streams >= config.unfold_streams) | (i.stride_x == 0))
 
         # The part of the word that both ways begin with.
         part = Signal(data.ArrayLayout(8, width))
@@ -112,7 +116,7 @@ class Load(wiring.Component):
             walk.take.eq(unit.i.valid & unit.i.ready),
             walk.begin.eq(begin & ~illegal),
             walk.instruction.eq(unit.i.payload.instruction),
-            walk.fill.eq(opcode == Opcode.FILL),
+            walk.fill.eq((opcode == Opcode.FILL) & config.fill),
             walk.room.eq(streams.room),
             streams.arrival.eq(walk.arrival),
             streams.arrival.valid.eq(walk.arrival.valid & ~filling),
@@ -123,7 +127,7 @@ class Load(wiring.Component):
         with m.FSM() as fsm:
             with m.State("idle"):
                 m.d.comb += [unit.i.ready.eq(1), unit.idle.eq(1)]
-                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index), filling.eq(opcode == Opcode.FILL)]
+                m.d.sync += [i.eq(unit.i.payload.instruction), index.eq(unit.i.payload.index), is_fill.eq(opcode == Opcode.FILL)]
                 m.d.sync += dest.eq(data.View(UnfoldInstruction, unit.i.payload.instruction).dest)
                 with m.If(unit.i.valid):
                     m.next = "check"

@@ -128,7 +128,7 @@ class WeightMemory(wiring.Component):
     read0, read1, … : ``In(WeightReadSignature)``
         One per bank; latency one cycle.
     write : ``In(WeightWriteSignature)``
-        The load unit's; the host waits for the engine to be idle.
+        The load unit's, with ``config.fill``; the host waits for the engine to be idle.
     host : ``In(HostSignature)``
         Entry ``e`` is ``weight_rows * cols`` bytes, bank ``j`` at bytes ``j * cols`` … of it.
     """
@@ -137,7 +137,7 @@ class WeightMemory(wiring.Component):
         self.config = config
         reads = {f"read{bank}": In(WeightReadSignature(cols=config.cols)) for bank in range(config.weight_rows)}
         write = WeightWriteSignature(cols=config.cols, weight_rows=config.weight_rows)
-        super().__init__({**reads, "write": In(write), "host": In(HostSignature())})
+        super().__init__({**reads, **({"write": In(write)} if config.fill else {}), "host": In(HostSignature())})
 
     @property
     def reads(self):
@@ -147,7 +147,8 @@ class WeightMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        _entry_memory(m, self.host, self.reads, width=8 * config.cols, depth=config.weight_depth, readable=config.debug, writer=self.write)
+        writer = self.write if config.fill else None
+        _entry_memory(m, self.host, self.reads, width=8 * config.cols, depth=config.weight_depth, readable=config.debug, writer=writer)
         return m
 
 

@@ -138,7 +138,8 @@ class Top(wiring.Component):
         wiring.connect(m, load.read, activations.read_load)
         wiring.connect(m, store.write, activations.write_store)
         wiring.connect(m, load.write, activations.write_load)
-        wiring.connect(m, load.fill, weights.write)
+        if config.fill:
+            wiring.connect(m, load.fill, weights.write)
 
         # Registers
         m.d.sync += [sequencer.start.eq(csr.control.start), sequencer.abort.eq(csr.control.reset)]

@@ -319,6 +319,8 @@ class Executor:
     def run_load(self, index, i):
         """Run one ``UNFOLD`` or ``FILL``."""
         config = self.config
+        if i.opcode == Opcode.FILL and not config.fill:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, "no weight tiles of activations")
         if i.opcode == Opcode.FILL:
             self._fill(index, i)
             return

@@ -47,6 +47,7 @@ def test_digest_depends_on_every_knob_but_the_name():
         ({"acc_depth": 2048}, "acc_depth must be between 8 and 1024, not 2048"),
         ({"tables": 0}, "tables must be a power of two, not 0"),
         ({"combine": 2}, "combine must be between 0 and 1, not 2"),
+        ({"fill": 2}, "fill must be between 0 and 1, not 2"),
         ({"lane_cycles": 2}, "lane_cycles must be 1 or 4, not 2"),
         ({"lane_cycles": 4, "lanes": 1}, "lane_cycles of 4 needs lanes of 1, combine of 0 and at least 4 cols, not 1, 1 and 4"),
         ({"rows": 4.0}, "rows must be an integer, not 4.0"),

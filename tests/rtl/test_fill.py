@@ -42,7 +42,7 @@ def simulate(config, instructions, act, *, refuse=0.0, seed=0):
                     assert ctx.get(dut.read.addr) < config.act_depth
                     fetched = act[ctx.get(dut.read.addr)] if ctx.get(dut.read.ready) else None
                 arriving.append(fetched)
-                if enable := ctx.get(dut.fill.en):
+                if enable := config.fill and ctx.get(dut.fill.en):
                     assert enable.bit_count() == 1
                     tile, entry = divmod(ctx.get(dut.fill.addr), config.load_cycles)
                     weights[tile, (enable.bit_length() - 1) * config.load_cycles + entry] = list(ctx.get(dut.fill.data))
@@ -100,7 +100,14 @@ def test_tiles_equal_the_golden_executors_and_nothing_else_is_written(config, re
     ({"source": 0xFFFC0, "rows": 1}, ErrorCode.ACT_RANGE),
 ])  # fmt: skip
 def test_errors_are_those_of_the_golden_executor(changes, code):
-    config = CONFIGS["8 × 2, one bank"]
+    check_error(CONFIGS["8 × 2, one bank"], changes, code)
+
+
+def test_an_engine_built_without_refuses_it():
+    check_error(dataclasses.replace(CONFIGS["8 × 2, one bank"], fill=0), {}, ErrorCode.ILLEGAL_FIELD)
+
+
+def check_error(config, changes, code):
     fields = {"weights": 0, "tiles": 2, "rows": 8, "source": 0, "row_step": 8, "slot": 0}
     instruction = Instruction(Opcode.FILL, **(fields | changes))
     golden = random_machine(config, np.random.default_rng(3))

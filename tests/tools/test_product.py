@@ -1,5 +1,7 @@
 """Products of two tensors against ONNX Runtime: shapes, zero points, batches, attention heads; and on the simulated RTL."""
 
+import dataclasses
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -9,9 +11,12 @@ from random_graphs import Recipe, Step, attempt
 from celosia.rtl.config import PRESETS
 from celosia.rtl.isa import Opcode
 from celosia.sim.executor import instructions_of
+from celosia.tools.compiler.frontend import lower
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.ir import Matrices
+from celosia.tools.compiler.pipeline import compile_frontend
 from celosia.tools.compiler.product import places
+from celosia.tools.errors import UnsupportedOperator
 from celosia.tools.program import EngineSegment
 from celosia.tools.session import InferenceSession
 
@@ -113,6 +118,21 @@ def test_any_batch_and_zero_points(tmp_path, engine, left, right):
         a = model.input(left, left_type, left_zero)
         b = model.input(right, right_type, right_zero)
         check(model, tmp_path, engine, model.product(a, b, left[-1], 9))
+
+
+def test_a_product_is_the_hosts_where_the_engine_fills_no_weights(tmp_path):
+    config = dataclasses.replace(PRESETS["test"], name="plain", fill=0)
+    engine = tmp_path / "plain.json"
+    engine.write_text(config.to_json())
+    model = Model(0)
+    a, b = model.input((1, 5, 7)), model.input((1, 7, 3))
+    session = check(model, tmp_path, str(engine), model.product(a, b, 7), all_on_engine=False)
+    assert EngineSegment not in [type(segment) for segment in session.model.segments]
+    path = tmp_path / "model.onnx"
+    (reason,) = [reason for _, _, where, reason, _ in lower(path, fill=False).rows if where == "host"]
+    assert reason == "It multiplies two activations, which this engine was built without (fill = 0)."
+    with pytest.raises(UnsupportedOperator, match=r"it multiplies two activations, which the engine was built without \(fill = 0\)"):
+        compile_frontend(lower(path), config)
 
 
 def test_without_a_batch_dimension(tmp_path):

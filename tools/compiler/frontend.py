@@ -44,7 +44,7 @@ class Frontend:
     rows: tuple
 
 
-def lower(path, *, keep=(), combine=True, observe=None):
+def lower(path, *, keep=(), combine=True, fill=True, observe=None):
     """Import, legalise, quantise, partition and fuse the ONNX file ``path``.
 
     Parameters
@@ -52,8 +52,8 @@ def lower(path, *, keep=(), combine=True, observe=None):
     path : str or Path
     keep : iterable of str
         ONNX values that must exist as tensors at the end, and become outputs of the last segment that has them.
-    combine : bool
-        The engine combines tensors element by element: the configuration's knob.
+    combine, fill : bool
+        The engine combines tensors element by element, and multiplies activations: the configuration's knobs.
     observe : function, optional
         Called with the name and result of each pass.
 
@@ -73,7 +73,7 @@ def lower(path, *, keep=(), combine=True, observe=None):
     except NoShapes:
         return _on_the_host(source, NO_SHAPES, RUN_IT)
     observe("legalise", graph)
-    quantised = quantise(graph, combine=combine)
+    quantised = quantise(graph, combine=combine, fill=fill)
     observe("quantise", quantised)
     divided = partition(graph, quantised)
     observe("partition", divided)

@@ -285,6 +285,9 @@ def _choose_unfold(graph, node, config):
 
 
 def _check_limits(graph, node, config):
+    if isinstance(node, Product) and not config.fill:
+        reason = "it multiplies two activations, which the engine was built without (fill = 0)"
+        raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
     if node.combine and not config.combine:
         reason = "it combines two tensors, which the engine was built without (combine = 0)"
         raise UnsupportedOperator(graph.name, node.name, node.operator, reason)

@@ -66,7 +66,10 @@ def compile_model(path, config, options=None, *, keep=(), observe=None):
     from celosia.tools.compiler.frontend import lower
 
     return compile_frontend(
-        lower(path, keep=keep, combine=bool(config.combine), observe=observe), config, options, observe=observe
+        lower(path, keep=keep, combine=bool(config.combine), fill=bool(config.fill), observe=observe),
+        config,
+        options,
+        observe=observe,
     )
 
 

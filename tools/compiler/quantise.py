@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass, replace
 
+from celosia.tools.compiler import ir
 from celosia.tools.compiler.graph import Operation
 from celosia.tools.compiler.reasons import refusal
 from celosia.tools.ops import FORMS, Features, Lowered, Refused
 from celosia.tools.ops.family import sentence, suggestion
 
-__all__ = ["ADVICE", "COMBINES", "Decision", "Quantised", "quantise"]
+__all__ = ["ADVICE", "COMBINES", "PRODUCTS", "Decision", "Quantised", "quantise"]
 
 ADVICE = "ONNX Runtime computes it exactly between engine segments; to avoid that, use an operator of `celosia ops` in its place."
 """The suggestion where nobody has a better one."""
 
 COMBINES = "It combines two tensors element by element, which this engine was built without (combine = 0)."
+PRODUCTS = "It multiplies two activations, which this engine was built without (fill = 0)."
 COMBINE = "Use an engine with combine = 1, or let ONNX Runtime compute it between engine segments, exactly."
+PRODUCT = "Use an engine with fill = 1, or let ONNX Runtime compute it between engine segments, exactly."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,10 +56,10 @@ class Quantised:
         return "\n".join(decision.dump() for decision in self.decisions)
 
 
-def quantise(graph, *, combine=True):
+def quantise(graph, *, combine=True, fill=True):
     """Return the :class:`Quantised` form of an :class:`~celosia.tools.compiler.graph.OperationGraph`.
 
-    Without ``combine``, what combines two tensors runs on the host.
+    Without ``combine``, what combines two tensors runs on the host, and without ``fill`` a product of two activations.
     """
     features = Features(graph=graph)
     decisions = []
@@ -65,6 +68,8 @@ def quantise(graph, *, combine=True):
             lowered = _lower(operation, features)
             if not combine and getattr(lowered.node, "combine", None):
                 raise Refused(COMBINES, COMBINE)
+            if not fill and isinstance(lowered.node, ir.Product):
+                raise Refused(PRODUCTS, PRODUCT)
         except Refused as refusal:
             advice = refusal.suggestion or ADVICE
             decisions.append(Decision(operation=operation, reason=str(refusal), suggestion=advice))
