@@ -8,8 +8,8 @@ from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals, Unit
 
 __all__ = [
     "ACC_READ_LATENCY", "ACT_READ_LATENCY", "ACT_WRITE_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature",
-    "ActWrite", "Done", "Error", "HostSignature", "InstructionPart", "ParamReadSignature", "QueuedInstruction", "TableReadSignature", "Trace",
-    "UnitSignature", "WeightReadSignature", "WeightWriteSignature", "next_instruction",
+    "ActWrite", "Done", "Error", "HostSignature", "InstructionPart", "ParamReadSignature", "ParamWordReadSignature", "QueuedInstruction",
+    "TableReadSignature", "Trace", "UnitSignature", "WeightReadSignature", "WeightWriteSignature", "next_instruction",
 ]  # fmt: skip
 
 ACT_READ_LATENCY = 2
@@ -162,6 +162,17 @@ class ParamReadSignature(wiring.Signature):
 
     def __init__(self, *, lanes):
         super().__init__({"addr": Out(14), "data": In(64 * lanes)})
+
+
+class ParamWordReadSignature(wiring.Signature):
+    """The read port of the parameter memory of an engine with ``lane_cycles`` = 4, from the reader's side: half a parameter at a time.
+
+    In a cycle with ``valid`` and ``ready`` the word ``addr`` is read, of parameter ``e`` word ``2 * e`` or ``2 * e + 1``; ``data`` holds it one
+    cycle later, during one cycle. An odd word is served at once in the cycle after an even one.
+    """
+
+    def __init__(self):
+        super().__init__({"addr": Out(15), "valid": Out(1), "ready": In(1), "data": In(32)})
 
 
 class TableReadSignature(wiring.Signature):

@@ -20,6 +20,7 @@ from celosia.rtl.interfaces import (
     ActWrite,
     HostSignature,
     ParamReadSignature,
+    ParamWordReadSignature,
     WeightReadSignature,
     WeightWriteSignature,
 )
@@ -161,19 +162,23 @@ class ParamMemory(wiring.Component):
 
     Members
     -------
-    read : ``In(ParamReadSignature)``
-        Latency one cycle.
+    read : ``In(ParamReadSignature)``, with ``lane_cycles`` = 4 ``In(ParamWordReadSignature)``
+        Latency one cycle. ``ready`` is always high.
     host : ``In(HostSignature)``
     """
 
     def __init__(self, *, config):
         self.config = config
-        super().__init__({"read": In(ParamReadSignature(lanes=config.lanes)), "host": In(HostSignature())})
+        read = ParamWordReadSignature() if config.lane_cycles > 1 else ParamReadSignature(lanes=config.lanes)
+        super().__init__({"read": In(read), "host": In(HostSignature())})
 
     def elaborate(self, platform):
         m = Module()
-        config = self.config
-        _entry_memory(m, self.host, [self.read], width=64 * config.lanes, depth=config.param_depth, readable=config.debug)
+        config, width = self.config, len(self.read.data)
+        depth = config.param_depth * 64 * config.lanes // width
+        if config.lane_cycles > 1:
+            m.d.comb += self.read.ready.eq(1)
+        _entry_memory(m, self.host, [self.read], width=width, depth=depth, readable=config.debug)
         return m
 
 

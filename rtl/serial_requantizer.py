@@ -4,8 +4,9 @@ The arithmetic is that of :mod:`celosia.rtl.requantizer`, and the golden functio
 are under way at a time, each in the same phase of its stage::
 
     phase      0                1                2                3
-    sum                                                   acc + bias ─► sum
+    sum                                                          acc + bias ─► sum
     normalise  << 8 if it can   << 8 if it can   << 8 if it can   << 4, 2, 1; round to 24 bits ─► multiplier
+               scale
     multiply   8 bits           8 bits           8 bits           8 bits; find the binary point
     round      + zero point, clip ─► result
 
@@ -13,7 +14,7 @@ The multiplier's digits are those of base 4 with values −1 … 2, so that a pa
 """
 
 from amaranth.hdl import *
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.isa import ChannelParams
@@ -41,8 +42,10 @@ class SerialRequantizer(wiring.Component):
         Counts the cycles in which ``run`` is high.
     run : ``In(1)``
         While low, everything stays as it is.
-    acc : ``In(signed(32))``, params : ``In(ChannelParams)``
+    acc : ``In(signed(32))``
         In phase 3.
+    param : ``In(32)``
+        The low half of :class:`~celosia.rtl.isa.ChannelParams`, the bias, in phase 3, and the high half in the following phase 0.
     raw : ``In(3)``, zero_point, low, high : ``In(signed(8))``
         As :class:`~celosia.rtl.requantizer.Requantizer`'s; the same for all elements under way.
     result : ``Out(signed(8))``
@@ -51,7 +54,7 @@ class SerialRequantizer(wiring.Component):
     phase: In(2)
     run: In(1)
     acc: In(signed(32))
-    params: In(ChannelParams)
+    param: In(32)
     raw: In(3)
     zero_point: In(signed(8))
     low: In(signed(8))
@@ -62,13 +65,14 @@ class SerialRequantizer(wiring.Component):
         m = Module()
         last = self.phase == PERIOD - 1
         mantissa, shift = Signal(24), Signal(6)  # of the element in the stage "normalise"
+        params = data.View(ChannelParams, self.param.replicate(2))
+        with m.If(self.run & (self.phase == 0)):
+            m.d.sync += [mantissa.eq(params.mantissa), shift.eq(params.shift)]
         rounded, lead, none = self._normalise(m, last)
         multiplicand, place = Signal(24), Signal(7)
         zero, negative = Signal(), Signal()
         with m.If(self.run & last):
             m.d.sync += [
-                mantissa.eq(self.params.mantissa),
-                shift.eq(self.params.shift),
                 multiplicand.eq(mantissa),
                 place.eq(shift + lead),
                 zero.eq(none | ~mantissa[23]),
@@ -87,7 +91,7 @@ class SerialRequantizer(wiring.Component):
         move = Mux(raw, self.phase < (4 - self.raw)[:3], same)
         with m.If(self.run):
             with m.If(last):
-                m.d.sync += [total.eq(self.acc + self.params.bias), eights.eq(raw.replicate(2))]
+                m.d.sync += [total.eq(self.acc + self.param.as_signed()), eights.eq(raw.replicate(2))]
             with m.Elif(move):
                 m.d.sync += [total.eq(total << 8), eights.eq(Mux(raw, 3, eights + 1))]
             with m.If(raw & (self.phase == PERIOD - 2)):

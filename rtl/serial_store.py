@@ -22,7 +22,7 @@ from celosia.rtl.interfaces import (
     AccReadSignature,
     ActReadSignature,
     ActWrite,
-    ParamReadSignature,
+    ParamWordReadSignature,
     TableReadSignature,
     UnitSignature,
 )
@@ -50,10 +50,7 @@ class SerialStore(wiring.Component):
     unit : ``Out(UnitSignature)``
         ``unit.i`` must stay as it is until it is taken.
     acc : ``Out(AccReadSignature)``
-    params : ``Out(ParamReadSignature)``
-        The address stays for at least four cycles.
-    params_late : ``In(1)``
-        The data of this address are not there yet. Data are used from the third cycle of an address on.
+    params : ``Out(ParamWordReadSignature)``
     tables : ``Out(TableReadSignature)``
     operand : ``Out(ActReadSignature)``
         Not used.
@@ -70,8 +67,7 @@ class SerialStore(wiring.Component):
         super().__init__({
             "unit": Out(UnitSignature()),
             "acc": Out(AccReadSignature(cols=config.cols)),
-            "params": Out(ParamReadSignature(lanes=config.lanes)),
-            "params_late": In(1),
+            "params": Out(ParamWordReadSignature()),
             "tables": Out(TableReadSignature(lanes=config.lanes)),
             "operand": Out(ActReadSignature(rows=config.rows)),
             "write": Out(stream.Signature(ActWrite(rows=config.rows))),
@@ -87,7 +83,10 @@ class SerialStore(wiring.Component):
         stages, gathered, pending = Signal(_STAGES), Signal(range(config.cols)), Signal()
         start, step, wrong = Signal(), Signal(), Signal()
         m.d.comb += [
-            run.eq(~self.params_late & ~(pending & ~self.write.ready)),
+            # Everything waits in phase 2: the bias that is read then is used as it comes, and so is the scale after it.
+            run.eq((phase != 2) | ~((walking & ~self.params.ready) | (pending & ~self.write.ready))),
+            self.params.valid.eq(walking & phase[1]),
+            self.params.addr[0].eq(phase[0]),
             last_phase.eq(run & (phase == PERIOD - 1)),
             start.eq(last_phase & unit.i.valid & ~busy & ~halted & ~unit.done.valid),
             step.eq(last_phase & walking),
@@ -111,7 +110,7 @@ class SerialStore(wiring.Component):
         m.d.comb += [
             requantize.phase.eq(phase),
             requantize.run.eq(run),
-            requantize.params.as_value().eq(self.params.data),
+            requantize.param.eq(self.params.data),
             requantize.raw.eq(word.raw),
             requantize.zero_point.eq(word.zero_point),
             requantize.low.eq(word.low),
@@ -186,7 +185,7 @@ class SerialStore(wiring.Component):
         param_addr = Signal(15)
         m.d.comb += [
             param_addr.eq(word.params + Cat(number, count & word.advance.replicate(len(count)))),
-            self.params.addr.eq(param_addr),
+            self.params.addr[1:].eq(param_addr),
             self.acc.en.eq(walking),
             self.acc.bank.eq(word.bank),
             self.acc.addr.eq(acc),

@@ -26,17 +26,20 @@ async def results_equal_golden(dut):
     expected = requantize(value, addend, mantissa, shift, zero_point, low, high)
     entries = (bias.astype(object) & 0xFFFFFFFF) | mantissa.astype(object) << 32 | shift.astype(object) << 56
 
-    cycles = await start(dut, acc=0, params=0, raw=given["raw"], zero_point=zero_point, low=low, high=high, phase=0, run=0)
+    cycles = await start(dut, acc=0, param=0, raw=given["raw"], zero_point=zero_point, low=low, high=high, phase=0, run=0)
     for cycle in range(PERIOD * len(acc) + LATENCY):
         number, phase = divmod(cycle, PERIOD)
         dut.phase.value, dut.run.value = phase, 0
         while rng.random() < 0.1:
-            dut.acc.value = int(rng.integers(-(1 << 31), 1 << 31))
+            dut.acc.value, dut.param.value = int(rng.integers(-(1 << 31), 1 << 31)), int(rng.integers(1 << 32))
             await cycles.sample()
             await cycles.drive()
         dut.run.value = 1
-        if number < len(acc):
-            dut.acc.value, dut.params.value = int(acc[number]), int(entries[number])
+        dut.acc.value, dut.param.value = int(rng.integers(-(1 << 31), 1 << 31)), int(rng.integers(1 << 32))
+        if phase == PERIOD - 1 and number < len(acc):
+            dut.acc.value, dut.param.value = int(acc[number]), int(entries[number]) & 0xFFFFFFFF
+        elif phase == 0 and 1 <= number <= len(acc):
+            dut.param.value = int(entries[number - 1]) >> 32
         await cycles.sample()
         late, phase = divmod(cycle - (PERIOD - 1) - LATENCY, PERIOD)
         if late >= 0:

@@ -30,17 +30,20 @@ class Memories:
         latencies = {"acc": ACC_READ_LATENCY, "operand": ACT_READ_LATENCY, "params": 1, "tables": TABLE_READ_LATENCY}
         self.waiting = {name: [None] * latency for name, latency in latencies.items()}
         self.bits = {"acc": 32 * config.cols, "operand": 8 * config.rows, "params": 64 * config.lanes, "tables": 8 * config.lanes}
+        if self.serial:
+            self.bits["params"] = 32
+        self.even = False
 
     def drive(self):
         self.ready = int(self.rng.random() >= self.busy)
         self.dut.operand_ready.value = self.ready
-        self.late = 0
         if self.serial:  # the operand's port is not used
-            self.late, self.writes = int(self.rng.random() < self.busy), self.ready
-            self.dut.params_late.value, self.dut.write_ready.value = self.late, self.writes
+            self.params_ready = int(self.even or self.rng.random() >= self.busy)
+            self.writes = self.ready
+            self.dut.params_ready.value, self.dut.write_ready.value = self.params_ready, self.writes
         for name, waiting in self.waiting.items():
             value = waiting.pop(0)
-            if value is None or (name == "params" and self.late):
+            if value is None:
                 value = int.from_bytes(self.rng.bytes(self.bits[name] // 8), "little")
             getattr(self.dut, f"{name}_data").value = value
 
@@ -55,7 +58,13 @@ class Memories:
             word = self.act[dut.operand_addr.value.to_unsigned()].tobytes()
         self._answer("operand", word)
         addr = dut.params_addr.value.to_unsigned() if dut.params_addr.value.is_resolvable else config.param_depth
-        self.waiting["params"].append(self.params[addr] if addr < config.param_depth else None)
+        if self.serial:
+            served = dut.params_valid.value == 1 and self.params_ready
+            self.even = served and addr % 2 == 0
+            word = self.params[addr >> 1] >> 32 * (addr & 1) & 0xFFFFFFFF if addr >> 1 < config.param_depth else None
+            self.waiting["params"].append(word if served else None)
+        else:
+            self.waiting["params"].append(self.params[addr] if addr < config.param_depth else None)
         addrs = dut.tables_addr.value
         looked = None
         if addrs.is_resolvable:
@@ -79,8 +88,8 @@ async def memory_equals_golden(dut, idle, busy_read):
     case = StoreCase(EngineConfig.from_json(given["config"]), rng, count=given["count"])
     memories = Memories(dut, case, rng, busy_read=busy_read)
     names = ("unit_i_valid", "acc_data", "operand_data", "operand_ready", "params_data", "tables_data")
-    late = {"params_late": 0} if memories.serial else {}
-    cycles = await start(dut, write_ready=1, **late, **dict.fromkeys(names, 0))
+    served = {"params_ready": 1} if memories.serial else {}
+    cycles = await start(dut, write_ready=1, **served, **dict.fromkeys(names, 0))
     source = Source(dut, "unit_i", idle=idle, rng=rng)
     source.queue.extend(word | index << INSTRUCTION_BITS for index, word in enumerate(case.encoded))
     source.start(cycles)

@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from celosia.rtl.isa import Combine, ErrorCode, encode
@@ -20,7 +21,7 @@ class Machine:
     """A store unit with models of the memories around it.
 
     ``idle`` and ``busy_read`` are the probabilities that no instruction is offered and that the operand's read is not accepted; of the serial
-    form, ``late`` and ``busy_write`` those that parameters are not there yet and that the write is not accepted. Data ports carry noise whenever they are not specified.
+    form, ``late`` and ``busy_write`` those that a parameter's read waits and that the write is not accepted. Data ports carry noise whenever they are not specified.
     """
 
     def __init__(self, case, *, idle=0.0, busy_read=0.0, late=0.0, busy_write=0.0, seed=SEED):
@@ -48,10 +49,10 @@ class Machine:
 
     async def _bench(self, ctx):
         dut, config, case = self.dut, self.config, self.case
-        word_bits, acc_bits, param_bits = 8 * config.rows, 32 * config.cols, 64 * config.lanes
-        accs, operands, params, tables = [None, None], [None, None], [0], [[0] * config.lanes] * 2
+        word_bits, acc_bits, param_bits = 8 * config.rows, 32 * config.cols, 32 if self.serial else 64 * config.lanes
+        accs, operands, params, tables = [None, None], [None, None], [None], [[0] * config.lanes] * 2
         sent = 0
-        offering = False
+        offering = even = False
         ends = limit = self.limit
         for self.cycles in range(limit):
             skips = self.rng.random(4) < self.chances
@@ -63,12 +64,10 @@ class Machine:
             ctx.set(dut.operand.ready, not skips[1])
             ctx.set(dut.write.ready, not skips[3])
             if self.serial:
-                ctx.set(dut.params_late, bool(skips[2]))
-            for port, age, bits in ((dut.acc, accs, acc_bits), (dut.operand, operands, word_bits)):
+                ctx.set(dut.params.ready, even or not skips[2])
+            for port, age, bits in ((dut.acc, accs, acc_bits), (dut.operand, operands, word_bits), (dut.params, params, param_bits)):
                 value = age.pop(0)
-                ctx.set(port.data.as_value(), self._noise(bits) if value is None else value)
-            parameters = params.pop(0)
-            ctx.set(dut.params.data, self._noise(param_bits) if skips[2] else parameters)
+                ctx.set(Value.cast(port.data), self._noise(bits) if value is None else value)
             ctx.set(dut.tables.data.as_value(), int.from_bytes(bytes(tables.pop(0)), "little"))
 
             accs.append(None)
@@ -79,7 +78,13 @@ class Machine:
             if ctx.get(dut.operand.valid) and not skips[1] and ctx.get(dut.operand.addr) < config.act_depth:
                 operands[-1] = int.from_bytes(self.act[ctx.get(dut.operand.addr)].tobytes(), "little")
             address = ctx.get(dut.params.addr)
-            params.append(self.params[address] if address < config.param_depth else self._noise(param_bits))
+            if self.serial:
+                served = ctx.get(dut.params.valid) and (even or not skips[2])
+                even = served and address % 2 == 0
+                exists = served and address // 2 < config.param_depth
+                params.append(self.params[address // 2] >> 32 * (address % 2) & 0xFFFFFFFF if exists else None)
+            else:
+                params.append(self.params[address] if address < config.param_depth else None)
             lookups = [ctx.get(dut.tables.addr[lane]) for lane in range(config.lanes)]
             tables.append([case.tables.flat[a] if a < case.tables.size else 0 for a in lookups])
 
