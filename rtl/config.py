@@ -73,6 +73,10 @@ class EngineConfig:
     depthwise_rows : int
         Image rows that a depthwise convolution reads per cycle; ``rows / depthwise_rows`` kernel columns of each take one pass. At most 3 and
         at most ``act_banks``; 0 leaves the depthwise mode out.
+    constant_ports : int
+        Ports of the memories of program, weights and parameters. 2: each has its own memory of a read and a write port. 1: all three lie in
+        one single-port RAM of 32-bit words, behind each other, each rounded up to a power of two; that needs ``cols`` = 4, ``weight_rows`` = 1,
+        ``lane_cycles`` = 4, ``fetch_bits`` = 32 and ``fill`` = 0.
     counters : int
         1: the units' busy, wait and stall cycles are counted. 0 leaves these counters out: their registers read as zero.
     debug : int
@@ -105,6 +109,7 @@ class EngineConfig:
     fill: int = 1
     depthwise_rows: int = 0
     act_ports: int = 2
+    constant_ports: int = 2
     counters: int = 1
     debug: int = 1
 
@@ -135,6 +140,7 @@ class EngineConfig:
             ("combine", 0, 1),
             ("fill", 0, 1),
             ("act_ports", 1, 2),
+            ("constant_ports", 1, 2),
             ("counters", 0, 1),
             ("debug", 0, 1),
         ):
@@ -160,6 +166,13 @@ class EngineConfig:
             raise BadConfig(
                 f"act_ports = 1 needs act_banks = 1, depthwise_rows = 0 and lanes at most cols / 2, not {self.act_banks}, "
                 f"{self.depthwise_rows} and {self.lanes} with cols = {self.cols}"
+            )
+        needs = {"cols": 4, "weight_rows": 1, "lane_cycles": 4, "fetch_bits": 32, "fill": 0}
+        if self.constant_ports == 1 and any(getattr(self, knob) != value for knob, value in needs.items()):
+            wanted = [f"{knob} = {value}" for knob, value in needs.items()]
+            found = [str(getattr(self, knob)) for knob in needs]
+            raise BadConfig(
+                f"constant_ports = 1 needs {', '.join(wanted[:-1])} and {wanted[-1]}, not {', '.join(found[:-1])} and {found[-1]}"
             )
         if self.act_depth % self.act_banks:
             raise BadConfig(f"act_depth must be a multiple of act_banks ({self.act_banks}), not {self.act_depth}")

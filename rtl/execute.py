@@ -67,6 +67,8 @@ class Execute(wiring.Component):
     pause : In(1)
         No pixel is issued in this cycle, so that nothing is read in the next; never with an instruction of the depthwise mode, whose words
         must follow each other.
+    pause_load : In(1)
+        No pixel is issued in this cycle that needs another tile, so that no read of a tile begins in the next.
     """
 
     def __init__(self, *, config, multiplier="portable"):
@@ -82,6 +84,7 @@ class Execute(wiring.Component):
             **weights,
             "acc": In(AccReadSignature(cols=config.cols)),
             "pause": In(1),
+            "pause_load": In(1),
         })
 
     @property
@@ -126,7 +129,7 @@ class Execute(wiring.Component):
 
         issue, pixel = Signal(), addresses.o.payload
         m.d.comb += [
-            addresses.o.ready.eq((loader.ready | ~pixel.switch) & ~self.pause),
+            addresses.o.ready.eq(((loader.ready & ~self.pause_load) | ~pixel.switch) & ~self.pause),
             issue.eq(addresses.o.valid & addresses.o.ready),
             loader.taken.eq(issue & pixel.switch),
             loader.tile.eq(addresses.tile),

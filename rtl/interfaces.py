@@ -137,11 +137,11 @@ class AccReadSignature(wiring.Signature):
 class WeightReadSignature(wiring.Signature):
     """The read port of one bank of the weight memory, from the reader's side; never stalls.
 
-    ``data`` holds the ``cols`` weights of entry ``addr`` one cycle later (straight from block RAM: register it first).
+    With ``en``, ``data`` holds the ``cols`` weights of entry ``addr`` one cycle later (straight from block RAM: register it first).
     """
 
     def __init__(self, *, cols):
-        super().__init__({"addr": Out(22), "data": In(data.ArrayLayout(signed(8), cols))})
+        super().__init__({"en": Out(1), "addr": Out(22), "data": In(data.ArrayLayout(signed(8), cols))})
 
 
 class WeightWriteSignature(wiring.Signature):

@@ -72,6 +72,10 @@ class HostView:
             with m.If(_delayed(m, self._host.re & ~hit)):
                 m.d.sync += register[32 * n : 32 * n + 32].eq(0)
 
+    def take_word(self, m, word):
+        """Answer with ``word``, what an entry of a single word is one cycle after :attr:`entry`."""
+        m.d.sync += self._host.r_data.eq(Mux(self._host.re & self._hits[0], word, 0))
+
     def answer(self, m, register):
         """Answer with what :meth:`take` has left in ``register``."""
         words = [register[32 * n : 32 * n + 32] for n in range(len(self._hits))]

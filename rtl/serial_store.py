@@ -13,7 +13,7 @@ written; it is computed afterwards, by one adder in several cycles.
 
 from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import Out
 
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import (

@@ -19,6 +19,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.config import BadConfig
+from celosia.rtl.constants import ConstantMemory
 from celosia.rtl.counters import COUNTERS, Counters
 from celosia.rtl.csr import ADDRESS_BITS, DEBUG, WINDOW_BITS, CsrBank, identity, memory_shapes
 from celosia.rtl.execute import Execute
@@ -89,12 +90,9 @@ class Top(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(
             program_depth=config.program_depth, queue_depth=config.queue_depth, fetch_bits=config.fetch_bits
         )
-        m.submodules.program = program = ProgramMemory(config=config)
-        m.submodules.weights = weights = WeightMemory(config=config)
-        m.submodules.params = params = ParamMemory(config=config)
         m.submodules.tables = tables = Tables(tables=config.tables, lanes=config.lanes, readable=bool(config.debug))
+        form = "ice40" if self.multiplier == "ice40" else "portable"  # of single-port RAM
         if config.act_ports == 1:
-            form = "ice40" if self.multiplier == "ice40" else "portable"
             activations = OnePortActivationMemory(config=config, form=form)
         else:
             activations = ActivationMemory(config=config)
@@ -111,24 +109,18 @@ class Top(wiring.Component):
         # Host
         wiring.connect(m, wiring.flipped(self.bus), host.bus)
         wiring.connect(m, host.csr, csr.bus)
-        wiring.connect(m, host.program, program.host)
-        wiring.connect(m, host.weights, weights.host)
-        wiring.connect(m, host.params, params.host)
         wiring.connect(m, host.tables, tables.host)
         wiring.connect(m, host.activations, activations.host)
         m.d.comb += host.busy.eq(sequencer.busy)
 
         # Sequencer and units
-        wiring.connect(m, sequencer.program, program.read)
         wiring.connect(m, sequencer.load, load.unit)
         wiring.connect(m, sequencer.execute, execute.unit)
         wiring.connect(m, sequencer.store, store.unit)
 
         # Operands
-        for port, bank in zip(execute.weights, weights.reads, strict=True):
-            wiring.connect(m, port, bank)
+        self._constants(m, host, sequencer, load, execute, store, form)
         wiring.connect(m, store.acc, execute.acc)
-        wiring.connect(m, store.params, params.read)
         wiring.connect(m, store.tables, tables.read)
         for port, read in zip(execute.acts, activations.execute_reads, strict=True):
             wiring.connect(m, port, read)
@@ -138,8 +130,6 @@ class Top(wiring.Component):
         wiring.connect(m, load.read, activations.read_load)
         wiring.connect(m, store.write, activations.write_store)
         wiring.connect(m, load.write, activations.write_load)
-        if config.fill:
-            wiring.connect(m, load.fill, weights.write)
 
         # Registers
         m.d.sync += [sequencer.start.eq(csr.control.start), sequencer.abort.eq(csr.control.reset)]
@@ -169,3 +159,34 @@ class Top(wiring.Component):
             m.d.comb += [queue_register[field].eq(state[field]) for field in ("index", "waiting", "issued", "active")]
             m.d.comb += [token_register[sender].eq(tokens[n]) for n, sender in enumerate(UNIT_NAMES) if sender != name]
         return m
+
+    def _constants(self, m, host, sequencer, load, execute, store, form):
+        """Build and connect the memories of program, weights and parameters."""
+        config = self.config
+        if config.constant_ports == 1:
+            m.submodules.constants = constants = ConstantMemory(config=config, form=form)
+            pairs = [
+                (sequencer.program, constants.program),
+                (execute.weights[0], constants.weights),
+                (store.params, constants.params),
+                (host.program, constants.host_program),
+                (host.weights, constants.host_weights),
+                (host.params, constants.host_params),
+            ]
+            m.d.comb += execute.pause_load.eq(constants.pause_load)
+        else:
+            m.submodules.program = program = ProgramMemory(config=config)
+            m.submodules.weights = weights = WeightMemory(config=config)
+            m.submodules.params = params = ParamMemory(config=config)
+            pairs = [
+                (sequencer.program, program.read),
+                *zip(execute.weights, weights.reads, strict=True),
+                (store.params, params.read),
+                (host.program, program.host),
+                (host.weights, weights.host),
+                (host.params, params.host),
+            ]
+            if config.fill:
+                pairs.append((load.fill, weights.write))
+        for one, other in pairs:
+            wiring.connect(m, one, other)

@@ -80,7 +80,7 @@ class RowLoader(wiring.Component):
         begins, tile = self.taken, self.tile
         for bank, read in enumerate(self.reads):
             ends, row, tile, active = self._walk(m, bank, begins, tile)
-            m.d.comb += read.addr.eq(Cat(row, tile))
+            m.d.comb += [read.en.eq(active), read.addr.eq(Cat(row, tile))]
             m.d.sync += Value.cast(self.weights[bank]).eq(Value.cast(read.data))
             if bank == 0:
                 # In the last row but one, or in the last: the next walk can start in the next cycle.

@@ -20,7 +20,7 @@ def test_digest_depends_on_every_knob_but_the_name():
     preset = PRESETS["test"]
     assert dataclasses.replace(preset, name="other").digest == preset.digest
     for field in dataclasses.fields(preset):
-        if field.name in ("name", "lanes", "lane_cycles", "cols", "act_banks", "act_ports"):
+        if field.name in ("name", "lanes", "lane_cycles", "cols", "act_banks", "act_ports", "constant_ports"):
             continue
         value = getattr(preset, field.name)
         try:
@@ -35,6 +35,9 @@ def test_digest_depends_on_every_knob_but_the_name():
     [
         ({"act_ports": 3}, "act_ports must be between 1 and 2, not 3"),
         ({"act_ports": 1}, "act_ports = 1 needs act_banks = 1, depthwise_rows = 0 and lanes at most cols / 2, not 2, 2 and 2 with cols = 4"),
+        ({"constant_ports": 0}, "constant_ports must be between 1 and 2, not 0"),
+        ({"constant_ports": 1}, "constant_ports = 1 needs cols = 4, weight_rows = 1, lane_cycles = 4, fetch_bits = 32 and fill = 0, "
+                                "not 4, 1, 1, 32 and 1"),
         ({"counters": 2}, "counters must be between 0 and 1, not 2"),
         ({"debug": -1}, "debug must be between 0 and 1, not -1"),
         ({"rows": 6}, "rows must be a power of two, not 6"),
