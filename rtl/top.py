@@ -29,6 +29,7 @@ from celosia.rtl.load import Load
 from celosia.rtl.memory import ActivationMemory, ParamMemory, ProgramMemory, WeightMemory
 from celosia.rtl.oneport import OnePortActivationMemory
 from celosia.rtl.sequencer import EngineTrace, Sequencer
+from celosia.rtl.serial_load import SerialLoad
 from celosia.rtl.serial_store import SerialStore
 from celosia.rtl.store import Store
 from celosia.rtl.table import Tables
@@ -99,7 +100,7 @@ class Top(wiring.Component):
         m.submodules.activations = activations
 
         load, execute, store = (
-            Load(config=config),
+            (SerialLoad if config.serial_load else Load)(config=config),
             Execute(config=config, multiplier=self.multiplier),
             SerialStore(config) if config.lane_cycles > 1 else Store(config, multiplier=self.multiplier),
         )

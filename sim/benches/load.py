@@ -1,4 +1,5 @@
-"""Bench of :class:`celosia.rtl.load.Load`: random instructions leave activation and weight memory as the golden executor does.
+"""Bench of :class:`celosia.rtl.load.Load` and :class:`celosia.rtl.serial_load.SerialLoad`: random instructions leave activation and
+weight memory as the golden executor does.
 
 Options: ``config``, the engine's JSON; the probabilities of a cycle without an instruction (``idle``), without a read
 (``refuse_reads``), without a write (``refuse_writes``); ``count`` of instructions. Both memories are compared whole: whatever lies
@@ -39,7 +40,7 @@ class Memory:
 
     def sample(self):
         dut, config = self.dut, self.config
-        if enable := dut.fill_en.value.to_unsigned():
+        if enable := config.fill and dut.fill_en.value.to_unsigned():
             assert enable.bit_count() == 1
             tile, entry = divmod(dut.fill_addr.value.to_unsigned(), config.load_cycles)
             row = (enable.bit_length() - 1) * config.load_cycles + entry

@@ -61,4 +61,4 @@ def random_fill(rng, config):
 
 def random_load(rng, config):
     """Draw one of the load unit's instructions."""
-    return random_fill(rng, config) if rng.random() < 0.4 else random_unfold(rng, config)
+    return random_fill(rng, config) if config.fill and rng.random() < 0.4 else random_unfold(rng, config)

@@ -10,6 +10,7 @@ from celosia.rtl.config import PRESETS
 from celosia.rtl.interfaces import ACT_READ_LATENCY
 from celosia.rtl.isa import ErrorCode, Instruction, Opcode, encode
 from celosia.rtl.load import LOAD_OVERHEAD, Load
+from celosia.rtl.serial_load import STEP_CYCLES, TAP_ROW_CYCLES, SerialLoad
 from celosia.sim.benches.load_cases import random_unfold
 
 CONFIGS = {
@@ -20,6 +21,11 @@ CONFIGS = {
     "16 rows": PRESETS["mac256"],
     "16 rows, 16 streams": dataclasses.replace(PRESETS["mac256"], unfold_streams=16, act_depth=5000),
 }  # fmt: skip
+SERIAL = {
+    "4 rows, serial": dataclasses.replace(PRESETS["test"], unfold_streams=1, fill=0),
+    "8 rows, serial": dataclasses.replace(PRESETS["mac64"], unfold_streams=1, fill=0, act_depth=5000),
+    "16 rows, serial": dataclasses.replace(PRESETS["mac256"], unfold_streams=1, fill=0),
+}
 
 
 def unfold(i, memory):
@@ -64,9 +70,10 @@ class Outcome:
     stalls: int = 0
 
 
-def simulate(config, instructions, memory, *, rng=None, gap=0.0, refuse_reads=0.0, refuse_writes=0.0, limit=20_000):
+def simulate(config, instructions, memory, *, rng=None, gap=0.0, refuse_reads=0.0, refuse_writes=0.0, limit=60_000):
     """Run ``instructions`` on the unit; the probabilities are those of a cycle without an instruction, a read, a write."""
-    dut = Load(config=config)
+    dut = (SerialLoad if config.serial_load else Load)(config=config)
+    keeps = not config.serial_load  # a copy of the instruction
     outcome = Outcome(memory.copy())
     rng = rng or np.random.default_rng(0)
 
@@ -85,13 +92,14 @@ def simulate(config, instructions, memory, *, rng=None, gap=0.0, refuse_reads=0.
                 index, instruction = waiting[0]
                 ctx.set(unit.i.payload, {"instruction": encode(instruction), "index": index + 100})
                 ctx.set(unit.i.valid, 1)
+                offered = cycle
             ctx.set(read.ready, not chance(refuse_reads))
             ctx.set(write.ready, not chance(refuse_writes))
             taken = ctx.get(unit.i.valid) and ctx.get(unit.i.ready)
             if taken:
-                assert ctx.get(unit.idle)
+                assert ctx.get(unit.idle) == keeps
                 waiting.pop(0)
-                started = cycle
+                started = cycle if keeps else offered
             fetched = None
             if ctx.get(read.valid):
                 assert ctx.get(read.addr) < config.act_depth
@@ -137,9 +145,9 @@ def random_memory(rng, config):
     return rng.integers(0, 256, (config.act_depth, config.rows), dtype=np.uint8)
 
 
-def check(config, instructions, rng, **stalls):
+def check(config, instructions, rng, **options):
     memory = random_memory(rng, config)
-    outcome = simulate(config, instructions, memory, rng=rng, **stalls)
+    outcome = simulate(config, instructions, memory, rng=rng, **options)
     for instruction in instructions:
         memory = unfold(instruction, memory)
     wrong = np.argwhere(outcome.memory != memory)
@@ -149,10 +157,10 @@ def check(config, instructions, rng, **stalls):
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", (CONFIGS | SERIAL).values(), ids=CONFIGS | SERIAL)
 def test_random_instructions_write_what_the_model_writes_and_nothing_else(config, seed):
     rng = np.random.default_rng(seed)
-    check(config, [random_unfold(rng, config) for _ in range(12)], rng)
+    check(config, [random_unfold(rng, config) for _ in range(5 if config.serial_load else 12)], rng)
 
 
 @pytest.mark.parametrize("gap", [0, 0.9], ids=["back to back", "idle between"])
@@ -176,13 +184,15 @@ def test_every_number_of_streams(streams):
     )], rng)  # fmt: skip
 
 
-def first_layer(*, tile_rows=32):
-    """A 3 × 3 layer on 3 × 32 × 32 with padding 1, 27 tap rows in two groups of five."""
-    return Instruction(
+def first_layer(config=CONFIGS["16 rows"], *, tile_rows=32):
+    """A 3 × 3 layer on 3 × 32 × 32 with padding 1, nine tap rows, in two groups of five or one by one."""
+    layer = Instruction(
         Opcode.UNFOLD, start=(-32) % (1 << 20), dest=4096, kernel_y=3, streams=5, groups=2, last_streams=4, tile_rows=tile_rows,
         tile_cols=32, y0=-1, stride_y=1, stride_x=1, in_height=32, left=1, inside=32, row_step=32, channel_step=1024 - 64,
         tile_step=(32 - 3 * 1024) % (1 << 20), pad=0x80,
     )  # fmt: skip
+    one_by_one = {"streams": 1, "groups": 9, "last_streams": 1, "tile_step": (32 - 2 * 1024 - 64) % (1 << 20)}
+    return layer.replace(**one_by_one) if config.serial_load else layer
 
 
 def test_first_layer_of_a_cifar_network_takes_one_cycle_per_step():
@@ -202,6 +212,22 @@ def test_one_word_takes_the_overhead_stated():
     assert outcome.cycles == [8 + LOAD_OVERHEAD + 2] * 2
 
 
+def test_the_serial_unit_takes_the_cycles_stated():
+    config = SERIAL["16 rows, serial"]
+    instruction = first_layer(config, tile_rows=2)
+    outcome = check(config, [instruction] * 2, np.random.default_rng(5))
+    words, rows_read = 2 * 9 * 32, 2 * 9 - 3
+    assert outcome.cycles == [2 * 9 * (TAP_ROW_CYCLES + (31 + 16) * STEP_CYCLES) + words + rows_read * 32] * 2
+
+
+@pytest.mark.parametrize("gap, refuse_reads, refuse_writes", [(0, 0.6, 0), (0.9, 0, 0.9), (0, 0.6, 0.6)])
+def test_stalls_change_no_byte_of_the_serial_unit(gap, refuse_reads, refuse_writes):
+    config = SERIAL["8 rows, serial"]
+    rng = np.random.default_rng(int(10 * refuse_writes))
+    instructions = [random_unfold(rng, config) for _ in range(2)]
+    check(config, instructions, rng, gap=gap, refuse_reads=refuse_reads, refuse_writes=refuse_writes)
+
+
 @pytest.mark.parametrize("changes, code", [
     ({"streams": 9}, ErrorCode.ILLEGAL_FIELD),
     ({"streams": 32}, ErrorCode.ILLEGAL_FIELD),
@@ -216,15 +242,40 @@ def test_errors_name_the_instruction_and_stop_the_unit(changes, code):
     config = CONFIGS["16 rows"]
     whole = first_layer()
     bad = whole.replace(**({"tile_rows": 2} | changes)) if "start" not in changes else whole.replace(**changes)
-    good = first_layer(tile_rows=1).replace(dest=4000)
+    check_error(config, bad, code)
+
+
+LAST_ROWS = {"start": 8192 * 16 - 2 * 1024 - 64, "y0": 30}  # the last byte read is the memory's last
+
+
+@pytest.mark.parametrize("changes, code", [
+    ({"streams": 2}, ErrorCode.ILLEGAL_FIELD),
+    ({"stride_x": 0}, ErrorCode.ILLEGAL_FIELD),
+    ({"dest": 8192 - 575}, ErrorCode.ACT_RANGE),
+    ({"dest": 0xFFFF}, ErrorCode.ACT_RANGE),
+    (LAST_ROWS | {"start": LAST_ROWS["start"] + 1}, ErrorCode.ACT_RANGE),
+    (LAST_ROWS | {"start": LAST_ROWS["start"] + 1, "tile_cols": 1}, ErrorCode.ACT_RANGE),
+    ({"start": (-33) % (1 << 20)}, ErrorCode.ACT_RANGE),
+])  # fmt: skip
+def test_errors_of_the_serial_unit_are_the_same(changes, code):
+    config = SERIAL["16 rows, serial"]
+    check_error(config, first_layer(config, tile_rows=2).replace(**changes), code)
+
+
+def test_the_serial_unit_refuses_to_fill():
+    fill = Instruction(Opcode.FILL, weights=0, tiles=1, rows=1, source=0, row_step=16)
+    check_error(SERIAL["16 rows, serial"], fill, ErrorCode.ILLEGAL_FIELD)
+
+
+def check_error(config, bad, code):
+    good = first_layer(config, tile_rows=1).replace(dest=4000)
     rng = np.random.default_rng(1)
     memory = random_memory(rng, config)
     outcome = simulate(config, [good, bad], memory, rng=rng)
     assert outcome.error == (code, 101)
     assert len(outcome.cycles) == 1
-    written = np.unique(np.argwhere(outcome.memory != memory)[:, 0])
-    allowed = {4000 + n for n in range(64)} | {bad.dest + n for n in range(2048)}
-    assert set(written) <= (allowed if code == ErrorCode.ACT_RANGE else {4000 + n for n in range(64)})
+    written = set(np.argwhere(outcome.memory != memory)[:, 0]) - {4000 + n for n in range(good.groups * 32)}
+    assert written <= ({bad.dest + n for n in range(2048)} if code == ErrorCode.ACT_RANGE else set())
 
 
 @pytest.mark.parametrize("changes", [
@@ -243,3 +294,20 @@ def test_values_at_the_edge_of_their_range_work(changes):
     config = CONFIGS["16 rows"]
     check(config, [first_layer(tile_rows=changes.get("tile_rows", 32 if "dest" in changes or "start" in changes else 2))
                    .replace(**changes)], np.random.default_rng(2))  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [
+    {"dest": 8192 - 9 * 32},
+    LAST_ROWS | {"tile_rows": 2},
+    {"last_streams": 32},
+    {"left": 300, "tile_cols": 400, "groups": 2},
+    {"left": 4095, "groups": 1, "tile_cols": 1},
+    {"inside": 200},
+    {"y0": -4096},
+    {"y0": 4095},
+    {"stride_y": 0, "tile_rows": 2},
+    {"tile_cols": 70, "stride_x": 15},
+])  # fmt: skip
+def test_values_at_the_edge_work_in_the_serial_unit(changes):
+    config = SERIAL["16 rows, serial"]
+    check(config, [first_layer(config, tile_rows=1).replace(**changes)], np.random.default_rng(2))
