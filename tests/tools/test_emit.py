@@ -7,8 +7,8 @@ import pytest
 
 from celosia.rtl.config import PRESETS
 from celosia.rtl.isa import AddParams, ChannelParams, Opcode, unpack
-from celosia.sim.executor import instructions_of
-from celosia.sim.graphs import GraphBuilder, random_graph
+from celosia.sim.executor import Executor, instructions_of
+from celosia.sim.graphs import GraphBuilder, random_graph, random_inputs
 from celosia.tools.compiler.constants import ParamImage, TableImage, WeightImage
 from celosia.tools.compiler.pipeline import compile_graph, estimate
 from celosia.tools.compiler.sinks import assemble, listing, statistics
@@ -52,6 +52,20 @@ def test_parameters_have_the_fields_of_the_instruction_set(lanes):
     raw = int.from_bytes(words[entry:].tobytes()[:16], "little")
     fields = unpack(AddParams, raw)
     assert (fields["k_result"], fields["k_operand"], fields["k_zero"]) == (-3, 1 << 26, -(1 << 38))
+
+
+def test_a_small_program_memory_gets_a_program_of_larger_tiles_with_the_same_results():
+    builder = GraphBuilder(0)
+    graph = builder.graph(builder.conv(builder.conv(builder.input(8, 12, 10), 12, kernel=(3, 3), pads=(1, 1, 1, 1)), 8))
+    roomy = dataclasses.replace(TEST, acc_depth=128)
+    many = instructions_of(compile_graph(graph, roomy))
+    small = dataclasses.replace(roomy, program_depth=len(many) // 2)
+    few = compile_graph(graph, small)
+    assert len(instructions_of(few)) < len(many) // 2
+    inputs = random_inputs(graph, 0)
+    outputs = [Executor(config, compile_graph(graph, config)).run(inputs) for config in (roomy, small)]
+    for name, array in outputs[0].items():
+        assert np.array_equal(array, outputs[1][name])
 
 
 @pytest.mark.parametrize("seed", range(10))

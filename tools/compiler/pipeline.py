@@ -20,6 +20,8 @@ The first five are the front end's (:mod:`~celosia.tools.compiler.frontend`) and
 segment of the engine.
 """
 
+from dataclasses import replace
+
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.allocate import allocate
 from celosia.tools.compiler.emit import emit
@@ -40,6 +42,9 @@ PASSES = (
 )  # fmt: skip
 RINGS = (3, 2, 1)
 """Tiles of unfolded input to try where ``options.unfold_slots`` do not fit."""
+
+LARGEST = {"max_pixels": 1024, "min_tiles": 1}
+"""Options with which a program has the fewest instructions: each layer in tiles as large as the accumulators."""
 
 
 def compile_model(path, config, options=None, *, keep=(), observe=None):
@@ -102,6 +107,15 @@ def compile_graph(graph, config, options=None, *, observe=None):
     """
     options = options or CompilerOptions()
     observe = observe or (lambda name, result: None)
+    try:
+        return _compile(graph, config, options, observe)
+    except DoesNotFit as error:
+        if error.memory != "program":
+            raise
+    return _compile(graph, config, replace(options, **LARGEST), observe)
+
+
+def _compile(graph, config, options, observe):
     allocation = _place(graph, config, options)
     observe("layout", allocation.schedule.tiling.layout)
     observe("tile", allocation.schedule.tiling)
