@@ -95,7 +95,7 @@ class ConstantMemory(wiring.Component):
             value |= view.value
             if self.config.debug:
                 asks |= host.re
-                view.take_word(m, ram.r_data)
+                view.answer_from(m, ram.r_data)
             asked |= Mux(asks, place(name, view.entry), 0)
         m.d.comb += [
             ram.en.eq(1),

@@ -72,9 +72,10 @@ class HostView:
             with m.If(_delayed(m, self._host.re & ~hit)):
                 m.d.sync += register[32 * n : 32 * n + 32].eq(0)
 
-    def take_word(self, m, word):
-        """Answer with ``word``, what an entry of a single word is one cycle after :attr:`entry`."""
-        m.d.sync += self._host.r_data.eq(Mux(self._host.re & self._hits[0], word, 0))
+    def answer_from(self, m, entry):
+        """Answer with what a single-port memory shows, which stays while the host reads: at once the word of ``entry``."""
+        words = [Mux(self._host.re & hit, entry[32 * n : 32 * n + 32], 0) for n, hit in enumerate(self._hits)]
+        m.d.comb += self._host.r_data.eq(reduce(or_, words))
 
     def answer(self, m, register):
         """Answer with what :meth:`take` has left in ``register``."""

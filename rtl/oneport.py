@@ -37,7 +37,8 @@ class OnePortActivationMemory(wiring.Component):
     read_execute, read_store, read_load : ``In(ActReadSignature)``
         ``read_execute.ready`` is always high.
     write_store, write_load : ``In(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
-        ``write_store.ready`` is always high for a unit that writes at most every other cycle.
+        ``write_store.ready`` is always high for a unit that writes at most every other cycle; with ``lane_cycles`` = 4 only where the execute unit
+        does not read.
     pause : ``Out(1)``
         ``read_execute.valid`` must be low in the next cycle.
     host : ``In(HostSignature)``
@@ -69,37 +70,43 @@ class OnePortActivationMemory(wiring.Component):
             width=8 * config.rows, depth=config.act_depth, granularity=8 * grain, form=self.form
         )
         view = HostView(m, host, size=config.rows, depth=config.act_depth)
-
-        # The store unit's write waits in a register: the unit does not know whether the execute unit reads.
-        first, waiting = Signal.like(self.write_store.payload, reset_less=True), Signal()
         free = ~self.read_execute.valid
-        m.d.comb += [self.read_execute.ready.eq(1), self.write_store.ready.eq(~waiting | free)]
-        with m.If(self.write_store.ready):
-            m.d.sync += [first.eq(self.write_store.payload), waiting.eq(self.write_store.valid)]
+        first, waiting = self._store_write(m, free)
 
         others = [waiting, self.write_load.valid, self.read_store.valid, self.read_load.valid]
-        m.d.comb += self.pause.eq(~free & Cat(others).any())
+        m.d.comb += [self.read_execute.ready.eq(1), self.pause.eq(~free & Cat(others).any())]
         for number, port in enumerate((self.write_load, self.read_store, self.read_load), 1):
             m.d.comb += port.ready.eq(free & ~Cat(others[:number]).any())
 
+        # The access is registered, and not the data that are read: in front of these registers there are multiplexers in any case.
         last = self.write_load.payload
-        m.d.comb += [ram.en.eq(1), ram.w_data.eq(Mux(waiting, first.data, last.data.as_value() | view.value))]
+        m.d.comb += ram.en.eq(1)
+        m.d.sync += [ram.mask.eq(0), ram.w_data.eq(Mux(waiting, first.data, last.data.as_value() | view.value))]
         with m.If(self.read_execute.valid):
-            m.d.comb += ram.addr.eq(self.read_execute.addr)
+            m.d.sync += ram.addr.eq(self.read_execute.addr)
         with m.Elif(waiting):
-            m.d.comb += [ram.addr.eq(first.addr), ram.mask.eq(Cat(first.mask[group] for group in groups))]
+            m.d.sync += [ram.addr.eq(first.addr), ram.mask.eq(Cat(first.mask[group] for group in groups))]
         with m.Elif(self.write_load.valid):
-            m.d.comb += [ram.addr.eq(last.addr), ram.mask.eq(Cat(last.mask[group] for group in groups))]
+            m.d.sync += [ram.addr.eq(last.addr), ram.mask.eq(Cat(last.mask[group] for group in groups))]
         with m.Elif(self.read_store.valid):
-            m.d.comb += ram.addr.eq(self.read_store.addr)
+            m.d.sync += ram.addr.eq(self.read_store.addr)
         with m.Elif(self.read_load.valid):
-            m.d.comb += ram.addr.eq(self.read_load.addr)
+            m.d.sync += ram.addr.eq(self.read_load.addr)
         with m.Else():
-            m.d.comb += [ram.addr.eq(view.entry), ram.mask.eq(Cat(view.writes(group) for group in groups))]
-
-        word = Signal(8 * config.rows)
-        view.take(m, word, ram.r_data)
-        view.answer(m, word)
+            m.d.sync += [ram.addr.eq(view.entry), ram.mask.eq(Cat(view.writes(group) for group in groups))]
         for port in (self.read_execute, self.read_store, self.read_load):
-            m.d.comb += port.data.as_value().eq(word)
+            m.d.comb += port.data.as_value().eq(ram.r_data)
+        view.answer_from(m, ram.r_data)
         return m
+
+    def _store_write(self, m, free):
+        """Return the store unit's write and whether there is one; it waits here unless the unit does not mind to wait itself."""
+        port = self.write_store
+        if self.config.lane_cycles > 1:
+            m.d.comb += port.ready.eq(free)
+            return port.payload, port.valid
+        first, waiting = Signal.like(port.payload, reset_less=True), Signal()
+        m.d.comb += port.ready.eq(~waiting | free)
+        with m.If(port.ready):
+            m.d.sync += [first.eq(port.payload), waiting.eq(port.valid)]
+        return first, waiting
