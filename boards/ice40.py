@@ -76,10 +76,10 @@ BOARDS = (
     Board(
         name="icebreaker", title="iCEBreaker", family=Ice40(), platform=ICEBreakerPlatform,
         config=EngineConfig(
-            # Activations fill one pair of SPRAM blocks, weights, program and parameters the other; DS-CNN fits.
+            # Activations fill one pair of SPRAM blocks, weights, program and parameters the other; DS-CNN fits. 127 accumulators leave one that stays zero.
             name="icebreaker", rows=4, cols=4, weight_rows=1, lanes=1, lane_cycles=4, act_depth=16384, act_banks=1, act_ports=1,
-            constant_ports=1, weight_tiles=2048, program_depth=512, param_depth=1024, acc_depth=128, tables=1, queue_depth=2,
-            unfold_streams=1, combine=0, fill=0, counters=0, debug=0,
+            constant_ports=1, weight_tiles=2048, program_depth=512, param_depth=1024, acc_depth=127, tables=1, queue_depth=2,
+            unfold_streams=1, combine=0, fill=0, maximum=0, pipelining=0, counters=0, debug=0,
         ),
         clock=18.0, leds=Leds(busy=("led_g", 0), error=("led_r", 0)),
         flashers=(

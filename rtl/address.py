@@ -76,6 +76,8 @@ class AddressGenerator(wiring.Component):
         Words that the depthwise mode reads in a cycle; 0 if there is none.
     slots : int
         Column tiles that share a word.
+    maximum : int
+        0: ``max`` is illegal.
 
     Members
     -------
@@ -94,7 +96,7 @@ class AddressGenerator(wiring.Component):
         The next word waits for an accumulator entry.
     """
 
-    def __init__(self, *, act_depth, acc_depth, weight_tiles, program_depth, distance, image_rows=0, slots=1):
+    def __init__(self, *, act_depth, acc_depth, weight_tiles, program_depth, distance, image_rows=0, slots=1, maximum=1):
         self.act_depth = act_depth
         self.acc_depth = acc_depth
         self.weight_tiles = weight_tiles
@@ -102,6 +104,7 @@ class AddressGenerator(wiring.Component):
         self.distance = distance
         self.image_rows = image_rows
         self.slots = slots
+        self.maximum = maximum
         super().__init__({
             "i": In(stream.Signature(QueuedInstruction)),
             "o": Out(stream.Signature(Pixel)),
@@ -157,8 +160,8 @@ class AddressGenerator(wiring.Component):
             m.d.sync += [valid.eq(running), self.o.payload.switch.eq(place["first"] & passes["switch"])]
             m.d.sync += [getattr(self.o.payload, name).eq(getattr(now, name)) for name in ("pad", "unsigned", "slot")]
             m.d.sync += self.o.payload.depthwise.eq(self._depthwise)
-        illegal = Signal()
-        m.d.comb += illegal.eq(now.depthwise & ((now.slot >= self.slots) | (now.stride_x == 0) if self.image_rows else 1))
+        illegal, larger = Signal(), Const(0) if self.maximum else now.max
+        m.d.comb += illegal.eq(larger | (now.depthwise & ((now.slot >= self.slots) | (now.stride_x == 0) if self.image_rows else 1)))
         self._read(m, now, free, place, passes, illegal)
 
         tag = self.tag

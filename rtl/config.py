@@ -77,6 +77,11 @@ class EngineConfig:
         Ports of the memories of program, weights and parameters. 2: each has its own memory of a read and a write port. 1: all three lie in
         one single-port RAM of 32-bit words, behind each other, each rounded up to a power of two; that needs ``cols`` = 4, ``weight_rows`` = 1,
         ``lane_cycles`` = 4, ``fetch_bits`` = 32 and ``fill`` = 0.
+    maximum : int
+        1 lets ``EXECUTE`` keep the larger of sums: maximum pooling, maxima along axes; 0 leaves that out.
+    pipelining : int
+        0 leaves out the registers that only a clock above about 30 MHz needs: a smaller execute unit. It needs ``lane_cycles`` = 4 and
+        ``depthwise_rows`` = 0.
     counters : int
         1: the units' busy, wait and stall cycles are counted. 0 leaves these counters out: their registers read as zero.
     debug : int
@@ -110,6 +115,8 @@ class EngineConfig:
     depthwise_rows: int = 0
     act_ports: int = 2
     constant_ports: int = 2
+    maximum: int = 1
+    pipelining: int = 1
     counters: int = 1
     debug: int = 1
 
@@ -141,6 +148,8 @@ class EngineConfig:
             ("fill", 0, 1),
             ("act_ports", 1, 2),
             ("constant_ports", 1, 2),
+            ("maximum", 0, 1),
+            ("pipelining", 0, 1),
             ("counters", 0, 1),
             ("debug", 0, 1),
         ):
@@ -173,6 +182,10 @@ class EngineConfig:
             found = [str(getattr(self, knob)) for knob in needs]
             raise BadConfig(
                 f"constant_ports = 1 needs {', '.join(wanted[:-1])} and {wanted[-1]}, not {', '.join(found[:-1])} and {found[-1]}"
+            )
+        if not self.pipelining and (self.lane_cycles != 4 or self.depthwise_rows):
+            raise BadConfig(
+                f"pipelining = 0 needs lane_cycles = 4 and depthwise_rows = 0, not {self.lane_cycles} and {self.depthwise_rows}"
             )
         if self.act_depth % self.act_banks:
             raise BadConfig(f"act_depth must be a multiple of act_banks ({self.act_banks}), not {self.act_depth}")

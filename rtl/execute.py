@@ -16,7 +16,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 
-from celosia.rtl.accumulator import DISTANCE, SUMS_DELAY, Accumulator
+from celosia.rtl.accumulator import Accumulator, timing
 from celosia.rtl.address import AddressGenerator
 from celosia.rtl.array import Array, array_latency
 from celosia.rtl.config import EngineConfig
@@ -34,16 +34,17 @@ ISSUE_TO_WORD = 2 + ACT_READ_LATENCY
 assert LOAD_LATENCY + 1 == ISSUE_TO_WORD
 
 
-def execute_latency(rows, multiplier="portable"):
+def execute_latency(rows, multiplier="portable", pipelining=1):
     """Return the cycles from the issue of the last pixel to ``done``."""
-    return ISSUE_TO_WORD + array_latency(rows, multiplier) - SUMS_DELAY + DISTANCE - 1
+    sums, distance = timing(pipelining)
+    return ISSUE_TO_WORD + array_latency(rows, multiplier) - sums + distance - 1
 
 
 class Execute(wiring.Component):
     """The execute unit with array and accumulators.
 
     One pixel per cycle: without a bubble between passes of at least ``load_cycles`` and
-    :data:`~celosia.rtl.accumulator.DISTANCE` pixels, nor between instructions if the next one waits while the last pass of the present
+    :func:`timing's <celosia.rtl.accumulator.timing>` ``distance`` pixels, nor between instructions if the next one waits while the last pass of the present
     one runs. Shorter passes take as many cycles as the larger of the two; with ``hold`` only the second counts, and only where sums are
     used again.
 
@@ -105,9 +106,10 @@ class Execute(wiring.Component):
             acc_depth=config.acc_depth,
             weight_tiles=config.weight_tiles,
             program_depth=config.program_depth,
-            distance=DISTANCE,
+            distance=timing(config.pipelining).distance,
             image_rows=config.depthwise_rows,
             slots=config.slots,
+            maximum=config.maximum,
         )
         m.submodules.loader = loader = RowLoader(
             cols=config.cols, weight_rows=config.weight_rows, load_cycles=config.load_cycles, weight_tiles=config.weight_tiles
@@ -120,7 +122,11 @@ class Execute(wiring.Component):
             image_rows=config.depthwise_rows,
         )
         m.submodules.accumulator = accumulator = Accumulator(
-            cols=config.cols, depth=config.acc_depth, width=sum_width(config.rows)
+            cols=config.cols,
+            depth=config.acc_depth,
+            width=sum_width(config.rows),
+            pipelining=config.pipelining,
+            maximum=config.maximum,
         )
         wiring.connect(m, wiring.flipped(self.unit.i), addresses.i)
         wiring.connect(m, wiring.flipped(self.acc), accumulator.read)
@@ -165,7 +171,8 @@ class Execute(wiring.Component):
     def _update(self, m, issue, addresses, accumulator):
         """Update the accumulators with the tag of each pixel when its sums come; report what has ended, and errors."""
         unit, update = self.unit, accumulator.update
-        cycles = ISSUE_TO_WORD + array_latency(self.config.rows, self.multiplier) - SUMS_DELAY
+        to_sums, distance = timing(self.config.pipelining)
+        cycles = ISSUE_TO_WORD + array_latency(self.config.rows, self.multiplier) - to_sums
         issued = [issue, *_delay(m, issue, cycles, "issued", reset=True)]  # n cycles ago
 
         # A word goes in when it comes to the output of the address generator, and comes out in the order of issue.
@@ -183,7 +190,7 @@ class Execute(wiring.Component):
         m.d.comb += [wrong.eq(tag.stop | tag.act_range), update.valid.eq(valid & tag.counts & ~wrong)]
 
         ended = valid & tag.last & ~wrong
-        done = _delay(m, Cat(ended, tag.signal), DISTANCE - 1, "done", reset=True)
+        done = _delay(m, Cat(ended, tag.signal), distance - 1, "done", reset=True)
         busy = Cat(issued[-2:], (flags[0] for flags in done)).any() | (write.addr != read.addr) | addresses.running
         m.d.comb += [
             Cat(unit.done.valid, unit.done.signal).eq(done[-1]),

@@ -9,7 +9,8 @@ from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals, Unit
 __all__ = [
     "ACC_READ_LATENCY", "ACT_READ_LATENCY", "ACT_WRITE_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature",
     "ActWrite", "Done", "Error", "HostSignature", "InstructionPart", "ParamReadSignature", "ParamWordReadSignature", "QueuedInstruction",
-    "TableReadSignature", "Trace", "UnitSignature", "WeightReadSignature", "WeightWriteSignature", "next_instruction",
+    "TableReadSignature", "Trace", "UnitSignature", "WeightReadSignature", "WeightWriteSignature", "acc_read_latency",
+    "next_instruction",
 ]  # fmt: skip
 
 ACT_READ_LATENCY = 2
@@ -19,10 +20,15 @@ ACT_WRITE_LATENCY = 3
 """Cycles from an accepted activation write to the first read that sees it: at most two registers in front of the banks, then block RAM."""
 
 ACC_READ_LATENCY = 2
-"""Cycles from an accumulator read to its data."""
+"""Cycles from an accumulator read to its data, in an engine with ``pipelining``."""
 
 TABLE_READ_LATENCY = 2
 """Cycles from the address of an activation table's byte to the byte: block RAM, then a register."""
+
+
+def acc_read_latency(pipelining):
+    """Return the cycles from an accumulator read to its data."""
+    return ACC_READ_LATENCY if pipelining else ACC_READ_LATENCY - 1
 
 
 def next_instruction(fetch_bits):
@@ -122,7 +128,7 @@ def ActWrite(*, rows):
 class AccReadSignature(wiring.Signature):
     """The store unit's read port of the accumulators, from the reader's side; never stalls.
 
-    With ``en``, ``data`` holds entry ``addr`` of ``bank`` :data:`ACC_READ_LATENCY` cycles later; beyond the depth anything.
+    With ``en``, ``data`` holds entry ``addr`` of ``bank`` :func:`acc_read_latency` cycles later; beyond the depth anything.
     """
 
     def __init__(self, *, cols):

@@ -158,7 +158,7 @@ class ExecuteInstruction(data.Struct):
     ``hold``. The ``cols`` sums go to accumulator entry ``acc + y * tile_cols + x``; with ``per_block``, to entry
     ``acc + (b * tile_rows + y) * tile_cols + x``: each input block then has output entries of its own (pooling, depthwise).
     The first contribution of this instruction to an entry overwrites it, unless ``accumulate``; later ones are added, or
-    with ``max`` the larger of the two is kept.
+    with ``max`` the larger of the two is kept (illegal in a configuration with ``maximum`` = 0).
 
     With ``depthwise`` the array's rows hold kernel taps, and column ``c`` multiplies byte ``slot * cols + c`` of a word: one channel
     per column. Of the configuration's D = ``depthwise_rows`` image rows one word each is read in every cycle, and S = ``rows // D``

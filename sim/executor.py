@@ -233,6 +233,8 @@ class Executor:
         if i.depthwise and (not config.depthwise_rows or i.slot >= config.slots or not i.stride_x):
             fact = f"slot {i.slot} of {config.slots}, stride_x {i.stride_x}" if config.depthwise_rows else "no depthwise mode"
             raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, fact)
+        if i.max and not config.maximum:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, "no maximum")
         entries = pixels * (i.blocks if i.per_block else 1)
         if i.acc + entries > config.acc_depth:
             raise GoldenError(ErrorCode.ACC_RANGE, index, f"accumulator entry {i.acc + entries - 1}")

@@ -17,8 +17,8 @@ _SYSTEM_FUNCTION = re.compile(r"\\\$(?:flatten\\\S*?)?procmux\$(\d+) ")
 _SCRIPTS = {
     "plain": ("proc -nomux -norom", "memory_collect"),
     # One module without dead logic or a statement for each word of each large memory: faster to compile and to run in Verilator, which
-    # has zeros in its memories anyway. Constants lie in small ones.
-    "flat": ("delete t:$meminit* r:WORDS>64 %i", "proc -norom", "flatten", "opt_expr", "opt_merge", "opt_dff", "opt_clean", "memory_collect"),
+    # has zeros in its memories anyway. Constants lie in small ones, or in those that say so by their names.
+    "flat": ("delete t:$meminit* r:WORDS>64 %i r:MEMID=*_constant %d", "proc -norom", "flatten", "opt_expr", "opt_merge", "opt_dff", "opt_clean", "memory_collect"),
 }
 
 

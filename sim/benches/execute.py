@@ -10,7 +10,7 @@ import cocotb
 import numpy as np
 
 from celosia.rtl.config import EngineConfig
-from celosia.rtl.interfaces import ACC_READ_LATENCY, ACT_READ_LATENCY
+from celosia.rtl.interfaces import ACT_READ_LATENCY, acc_read_latency
 from celosia.rtl.isa import INSTRUCTION_BITS, encode
 from celosia.sim.benches.clocked import Source, options, start
 from celosia.sim.benches.stimuli import make, random_execute, random_machine
@@ -94,7 +94,7 @@ class _Store:
     def __init__(self, dut, golden, rng):
         self.dut, self.golden, self.rng, self.probability = dut, golden, rng, 0.0
         self.bank, self.checked = 0, 0
-        self.pipe = deque([None] * ACC_READ_LATENCY)
+        self.pipe = deque([None] * acc_read_latency(golden.config.pipelining))
 
     async def cycle(self, cycles):
         """Spend one cycle; return the bits of ``done``."""

@@ -77,7 +77,7 @@ def random_execute(rng, config, *, pixels=24, passes=12, **fixed):
             "hold": hold,
             "per_block": per_block,
             "accumulate": int(rng.random() < 0.4),
-            "max": int(rng.random() < 0.3),
+            "max": int(rng.random() < 0.3) & config.maximum,
             "signal_load": int(rng.integers(0, 2)),
             "signal_store": int(rng.integers(0, 2)),
         }  # fmt: skip

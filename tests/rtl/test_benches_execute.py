@@ -99,6 +99,14 @@ def test_execute(simulator, idle, reading):
     run(Execute(config=config), "execute", simulator=simulator, config=config.to_json(), idle=idle, reading=reading)
 
 
+@pytest.mark.parametrize("simulator", SIMULATORS)
+def test_execute_without_pipelining(simulator):
+    config = small_engine(
+        rows=4, cols=4, weight_rows=1, lanes=1, combine=0, lane_cycles=4, depthwise_rows=0, pipelining=0, maximum=0, acc_depth=63
+    )
+    run(Execute(config=config), "execute", simulator=simulator, config=config.to_json(), idle=0.2, reading=0.5)
+
+
 @pytest.mark.parametrize("simulator", ICARUS)
 @pytest.mark.parametrize("form", ["ecp5_pairs", "ice40"])
 def test_execute_made_of_primitives(simulator, form):

@@ -20,7 +20,7 @@ def test_digest_depends_on_every_knob_but_the_name():
     preset = PRESETS["test"]
     assert dataclasses.replace(preset, name="other").digest == preset.digest
     for field in dataclasses.fields(preset):
-        if field.name in ("name", "lanes", "lane_cycles", "cols", "act_banks", "act_ports", "constant_ports"):
+        if field.name in ("name", "lanes", "lane_cycles", "cols", "act_banks", "act_ports", "constant_ports", "pipelining"):
             continue
         value = getattr(preset, field.name)
         try:
@@ -39,6 +39,8 @@ def test_digest_depends_on_every_knob_but_the_name():
         ({"constant_ports": 1}, "constant_ports = 1 needs cols = 4, weight_rows = 1, lane_cycles = 4, fetch_bits = 32 and fill = 0, "
                                 "not 4, 1, 1, 32 and 1"),
         ({"counters": 2}, "counters must be between 0 and 1, not 2"),
+        ({"maximum": 2}, "maximum must be between 0 and 1, not 2"),
+        ({"pipelining": 0}, "pipelining = 0 needs lane_cycles = 4 and depthwise_rows = 0, not 1 and 2"),
         ({"debug": -1}, "debug must be between 0 and 1, not -1"),
         ({"rows": 6}, "rows must be a power of two, not 6"),
         ({"rows": 2}, "rows must be between 4 and 64, not 2"),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
+from celosia.rtl.accumulator import timing
 from celosia.rtl.execute import Execute, execute_latency
-from celosia.rtl.interfaces import ACC_READ_LATENCY, ACT_READ_LATENCY
+from celosia.rtl.interfaces import ACT_READ_LATENCY, acc_read_latency
 from celosia.rtl.isa import ErrorCode, encode
 from celosia.sim.benches.stimuli import make, random_execute, random_machine, small_engine
 
@@ -19,6 +20,13 @@ SHAPES = [
     dict(rows=8, cols=4, weight_rows=2, depthwise_rows=3, act_banks=4),
     dict(rows=4, cols=4, weight_rows=2, depthwise_rows=0),
 ]
+UNPIPELINED = dict(rows=4, cols=4, weight_rows=1, lanes=1, combine=0, lane_cycles=4, depthwise_rows=0, pipelining=0)
+SMALL = [
+    UNPIPELINED,
+    UNPIPELINED | dict(weight_rows=2, maximum=0, acc_depth=63),
+    UNPIPELINED | dict(maximum=0, acc_depth=130),
+]
+"""Accumulators twice over, with and without an entry that stays zero, and in two banks."""
 
 
 class Run:
@@ -100,14 +108,15 @@ class Run:
         # `done` is high now: reads of the next cycles must see everything.
         self.acc = np.zeros_like(self.executor.acc[0])
         places = list(np.ndindex(self.acc.shape[:2]))[::-1]
-        for n in range(len(places) + ACC_READ_LATENCY):
+        latency = acc_read_latency(self.executor.config.pipelining)
+        for n in range(len(places) + latency):
             await ctx.tick()
             if n < len(places):
                 ctx.set(acc.en, 1)
                 ctx.set(acc.bank, places[n][0])
                 ctx.set(acc.addr, places[n][1])
-            if n >= ACC_READ_LATENCY:
-                self.acc[places[n - ACC_READ_LATENCY]] = [ctx.get(acc.data[col]) for col in range(self.acc.shape[2])]
+            if n >= latency:
+                self.acc[places[n - latency]] = [ctx.get(acc.data[col]) for col in range(self.acc.shape[2])]
         assert ctx.get(unit.idle)
 
 
@@ -122,7 +131,7 @@ def check(executor, instructions, rng, **options):
 
 
 @pytest.mark.parametrize("idle", [0.0, 0.9])
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+@pytest.mark.parametrize("shape", SHAPES + SMALL, ids=lambda shape: "-".join(map(str, shape.values())))
 @pytest.mark.parametrize("seed", range(2))
 def test_random_instructions_equal_golden(shape, seed, idle):
     rng = np.random.default_rng(seed)
@@ -155,22 +164,22 @@ def test_pooling_keeps_one_tile_and_takes_the_maximum_per_block():
     check(executor, [pool, pool.replace(bank=1, per_block=0)], rng)
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+@pytest.mark.parametrize("shape", SHAPES + SMALL, ids=lambda shape: "-".join(map(str, shape.values())))
 def test_fully_connected_takes_one_tile_per_load(shape):
     rng = np.random.default_rng(7)
     config = small_engine(**shape)
-    rate = max(config.load_cycles, 4)  # one sum cannot be used more often
+    rate = max(config.load_cycles, timing(config.pipelining).distance)  # one sum cannot be used more often
     layer = make(blocks=20, block_step=1)
     run = check(random_machine(config, rng), [layer, layer.replace(weights=20, acc=1)], rng)
     gaps = np.diff(run.reads[1:])
     assert gaps.max() == rate and (gaps != rate).sum() <= 1
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(map(str, shape.values())))
+@pytest.mark.parametrize("shape", SHAPES + SMALL, ids=lambda shape: "-".join(map(str, shape.values())))
 def test_no_bubble_between_passes_and_instructions(shape):
     rng = np.random.default_rng(8)
     config = small_engine(**shape)
-    pixels = max(config.load_cycles, 4)
+    pixels = max(config.load_cycles, timing(config.pipelining).distance)
     instructions = [
         make(tile_cols=pixels, kernel_x=3, blocks=2), make(tile_cols=pixels, acc=9, blocks=2, weights=4),
         make(tile_rows=pixels, bank=1), make(tile_cols=pixels, hold=1, kernel_y=4), make(tile_cols=pixels),
@@ -179,7 +188,7 @@ def test_no_bubble_between_passes_and_instructions(shape):
     assert len(run.reads) == pixels * (6 + 2 + 1 + 4 + 1)
     assert (np.diff(run.reads) == 1).all()
     # One cycle from the issue to the read.
-    assert run.done[-1][0] - run.reads[-1] == execute_latency(config.rows) - 1
+    assert run.done[-1][0] - run.reads[-1] == execute_latency(config.rows, pipelining=config.pipelining) - 1
 
 
 @pytest.mark.parametrize("code, fields", [
@@ -220,6 +229,12 @@ def test_depthwise_passes_follow_without_bubble(shape):
     passes = 4 * groups
     waits = 3 * (passes // 2) * (groups - 1)  # passes that add wait for the sums of the one before
     assert run.done[-1][0] - run.done[0][0] <= passes // 2 * (4 * 6 + 2) + waits
+
+
+def test_maximum_without_it_is_illegal():
+    rng = np.random.default_rng(9)
+    run = Run(random_machine(small_engine(**SMALL[1]), rng), [make(), make(max=1), make()], rng)
+    assert run.error == (ErrorCode.ILLEGAL_FIELD, 101)
 
 
 def test_padding_is_never_out_of_range():

@@ -389,6 +389,13 @@ def test_depthwise_needs_the_mode():
         machine.execute()
 
 
+def test_maximum_needs_the_knob():
+    config = dataclasses.replace(TEST, maximum=0)
+    machine = Executor(config, program(config, EXECUTE.replace(max=1)))
+    with pytest.raises(GoldenError, match="ILLEGAL_FIELD: no maximum"):
+        machine.execute()
+
+
 def test_padding_is_never_out_of_range():
     Executor(TEST, program(TEST, EXECUTE.replace(start=TEST.act_depth, y0=-1))).execute()
 

@@ -71,7 +71,7 @@ def test_two_tensors_are_the_hosts_where_the_engine_combines_none(tmp_path):
     feed = {"x": np.random.default_rng(SEED).integers(-128, 128, net.shape).astype(np.int8)}
     session = InferenceSession(path, str(engine), "golden")
     assert summary(check_outputs(session, path, feed, session.run(None, feed)))[1:] == (0, 0)
-    lowered = lower(path, combine=False)
+    lowered = lower(path, config)
     reasons_why = [reason for _, operator, where, reason, _ in lowered.rows if where == "host" and operator == "Add"]
     assert reasons_why == ["It combines two tensors element by element, which this engine was built without (combine = 0)."]
     with pytest.raises(UnsupportedOperator, match=r"it combines two tensors, which the engine was built without \(combine = 0\)"):

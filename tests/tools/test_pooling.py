@@ -1,10 +1,15 @@
 """Pooling and reductions of every form on the golden executor, and some on the simulated RTL: ONNX Runtime's integers."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from test_convolution import ROOMY, TEST, Graph, integers
 
 from celosia.tools.check import check_outputs, summary
+from celosia.tools.compiler.frontend import lower
+from celosia.tools.compiler.pipeline import compile_frontend
+from celosia.tools.errors import UnsupportedOperator
 from celosia.tools.session import InferenceSession
 
 
@@ -24,6 +29,22 @@ def check(path, x, *, engine=ROOMY, on="golden", most_ties=0.0):
     elements, differences, ties = summary(check_outputs(session, path, {"x": x}, session.run(None, {"x": x})))
     assert differences == 0 and ties <= most_ties * elements, (elements, differences, ties)
     return ties / elements
+
+
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+def test_maxima_are_the_hosts_where_the_engine_has_none(tmp_path, operator):
+    rng = np.random.default_rng(3)
+    graph, y = sandwich(rng, operator, np.int8, kernel_shape=[2, 2], strides=[2, 2])
+    path = graph.save(tmp_path / "net.onnx", (1, 5, 8, 8), np.int8, [y])
+    config = dataclasses.replace(ROOMY, name="without", maximum=0)
+    session, x = InferenceSession(path, config, "golden"), integers(rng, (3, 5, 8, 8), np.int8)
+    assert bool(session.model.host_nodes) == (operator == "MaxPool")
+    assert summary(check_outputs(session, path, {"x": x}, session.run(None, {"x": x})))[1] == 0
+    if operator == "MaxPool":
+        reasons = [reason for _, _, where, reason, _ in lower(path, config).rows if where == "host"]
+        assert "It takes a maximum over pixels, which this engine was built without (maximum = 0)." in reasons
+        with pytest.raises(UnsupportedOperator, match=r"it takes a maximum over pixels, which the engine was built without \(maximum = 0\)"):
+            compile_frontend(lower(path), config)
 
 
 WINDOWS = {

@@ -21,7 +21,7 @@ ON_THE_HOST = 3
 def run(options):
     """Print a row for each node; return 0 if all run on the engine, else :data:`ON_THE_HOST`."""
     config = engine_config(options.engine)
-    found = lower(options.model, combine=bool(config.combine), fill=bool(config.fill))
+    found = lower(options.model, config)
     problem = _problem(found, config)
     if options.json:
         write_json(options.json, _document(found, config, problem))

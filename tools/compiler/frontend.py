@@ -44,16 +44,16 @@ class Frontend:
     rows: tuple
 
 
-def lower(path, *, keep=(), combine=True, fill=True, observe=None):
+def lower(path, config=None, *, keep=(), observe=None):
     """Import, legalise, quantise, partition and fuse the ONNX file ``path``.
 
     Parameters
     ----------
     path : str or Path
+    config : EngineConfig, optional
+        What the engine was built without runs on the host.
     keep : iterable of str
         ONNX values that must exist as tensors at the end, and become outputs of the last segment that has them.
-    combine, fill : bool
-        The engine combines tensors element by element, and multiplies activations: the configuration's knobs.
     observe : function, optional
         Called with the name and result of each pass.
 
@@ -73,7 +73,7 @@ def lower(path, *, keep=(), combine=True, fill=True, observe=None):
     except NoShapes:
         return _on_the_host(source, NO_SHAPES, RUN_IT)
     observe("legalise", graph)
-    quantised = quantise(graph, combine=combine, fill=fill)
+    quantised = quantise(graph, config)
     observe("quantise", quantised)
     divided = partition(graph, quantised)
     observe("partition", divided)

@@ -181,6 +181,10 @@ class Pool(Node):
     scales: dict = field(default_factory=dict)
     biases: dict = field(default_factory=dict)
 
+    @property
+    def takes_maximum(self):
+        return self.kind != "average"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Copy(Node):

@@ -18,7 +18,7 @@ import numpy as np
 
 from celosia.rtl.isa import ExecuteInstruction, UnfoldInstruction, largest
 from celosia.tools.compiler.depthwise import choose
-from celosia.tools.compiler.ir import Conv, Graph, Product, Rearrange, Tensor
+from celosia.tools.compiler.ir import Conv, Graph, Pool, Product, Rearrange, Tensor
 from celosia.tools.compiler.product import identity, prepare
 from celosia.tools.compiler.share import share
 from celosia.tools.errors import UnsupportedOperator
@@ -290,6 +290,9 @@ def _check_limits(graph, node, config):
         raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
     if node.combine and not config.combine:
         reason = "it combines two tensors, which the engine was built without (combine = 0)"
+        raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
+    if isinstance(node, Pool) and node.takes_maximum and not config.maximum:
+        reason = "it takes a maximum over pixels, which the engine was built without (maximum = 0)"
         raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
     if max(getattr(node, "pads", (0,))) > MAX_EXTENT:
         raise UnsupportedOperator(graph.name, node.name, node.operator, f"its pads must be at most {MAX_EXTENT}")

@@ -70,12 +70,7 @@ def compile_model(path, config, options=None, *, keep=(), observe=None):
     """
     from celosia.tools.compiler.frontend import lower
 
-    return compile_frontend(
-        lower(path, keep=keep, combine=bool(config.combine), fill=bool(config.fill), observe=observe),
-        config,
-        options,
-        observe=observe,
-    )
+    return compile_frontend(lower(path, config, keep=keep, observe=observe), config, options, observe=observe)
 
 
 def compile_frontend(frontend, config, options=None, *, observe=None):

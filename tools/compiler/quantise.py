@@ -8,14 +8,16 @@ from celosia.tools.compiler.reasons import refusal
 from celosia.tools.ops import FORMS, Features, Lowered, Refused
 from celosia.tools.ops.family import sentence, suggestion
 
-__all__ = ["ADVICE", "COMBINES", "PRODUCTS", "Decision", "Quantised", "quantise"]
+__all__ = ["ADVICE", "COMBINES", "MAXIMA", "PRODUCTS", "Decision", "Quantised", "quantise"]
 
 ADVICE = "ONNX Runtime computes it exactly between engine segments; to avoid that, use an operator of `celosia ops` in its place."
 """The suggestion where nobody has a better one."""
 
 COMBINES = "It combines two tensors element by element, which this engine was built without (combine = 0)."
 PRODUCTS = "It multiplies two activations, which this engine was built without (fill = 0)."
+MAXIMA = "It takes a maximum over pixels, which this engine was built without (maximum = 0)."
 COMBINE = "Use an engine with combine = 1, or let ONNX Runtime compute it between engine segments, exactly."
+MAXIMUM = "Use an engine with maximum = 1, or let ONNX Runtime compute it between engine segments, exactly."
 PRODUCT = "Use an engine with fill = 1, or let ONNX Runtime compute it between engine segments, exactly."
 
 
@@ -56,20 +58,18 @@ class Quantised:
         return "\n".join(decision.dump() for decision in self.decisions)
 
 
-def quantise(graph, *, combine=True, fill=True):
+def quantise(graph, config=None):
     """Return the :class:`Quantised` form of an :class:`~celosia.tools.compiler.graph.OperationGraph`.
 
-    Without ``combine``, what combines two tensors runs on the host, and without ``fill`` a product of two activations.
+    What an engine of ``config`` was built without (``combine``, ``fill``, ``maximum``) runs on the host.
     """
     features = Features(graph=graph)
     decisions = []
     for operation in graph.operations:
         try:
             lowered = _lower(operation, features)
-            if not combine and getattr(lowered.node, "combine", None):
-                raise Refused(COMBINES, COMBINE)
-            if not fill and isinstance(lowered.node, ir.Product):
-                raise Refused(PRODUCTS, PRODUCT)
+            if config is not None:
+                _refuse_what_is_missing(lowered.node, config)
         except Refused as refusal:
             advice = refusal.suggestion or ADVICE
             decisions.append(Decision(operation=operation, reason=str(refusal), suggestion=advice))
@@ -88,6 +88,15 @@ def quantise(graph, *, combine=True, fill=True):
     views = (*features.views.values(), *(decision.lowered.view for decision in decisions if decision.lowered))
     tensors = features.inputs | {view.tensor.name: view.tensor for view in views}
     return Quantised(decisions=tuple(decisions), tensors=tensors, constants=features.constants)
+
+
+def _refuse_what_is_missing(node, config):
+    if not config.combine and getattr(node, "combine", None):
+        raise Refused(COMBINES, COMBINE)
+    if not config.fill and isinstance(node, ir.Product):
+        raise Refused(PRODUCTS, PRODUCT)
+    if not config.maximum and isinstance(node, ir.Pool) and node.takes_maximum:
+        raise Refused(MAXIMA, MAXIMUM)
 
 
 def _apart(lowered):

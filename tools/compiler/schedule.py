@@ -249,7 +249,7 @@ class _Builder:
             view, base = self.work.source, self.ref(self.node.input)
             y0, x0 = self._origin(region)
             stride_y, stride_x = self.stride
-        maximum = isinstance(self.node, Pool) and self.node.kind != "average"
+        maximum = isinstance(self.node, Pool) and self.node.takes_maximum
         acc = 0
         for column in group.columns:
             for order, chunk in enumerate(column.chunks):
