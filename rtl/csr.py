@@ -165,7 +165,7 @@ def _registers():
             CsrField(other.name.lower(), TOKEN_BITS * n, TOKEN_BITS, f"sent by the {other.name.lower()} unit and not yet taken")
             for n, other in enumerate(_UNITS)
             if other is not unit
-        ), f"Token counters towards the {unit.name.lower()} unit."  # fmt: skip
+        ), f"Token counters towards the {unit.name.lower()} unit; while its head waits less what it waits for, and one (modulo {1 << TOKEN_BITS:,})."  # fmt: skip
 
 
 REGISTERS = MappingProxyType({

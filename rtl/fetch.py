@@ -19,6 +19,7 @@ from amaranth.utils import exact_log2
 from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.interfaces import InstructionPart
 from celosia.rtl.isa import INSTRUCTION_BITS, UNITS, ErrorCode, Opcode, Unit, zero_bits
+from celosia.rtl.loadable import loadable
 
 __all__ = ["Fetch", "ProgramReadSignature", "has_reserved_bits"]
 
@@ -135,7 +136,8 @@ class Fetch(wiring.Component):
         job = Signal(Unit)
         scanning = job == Unit.SEQUENCER
         number = Signal(range(parts))
-        following = Signal(range(max(self.program_depth + 1, 1 << 16)))  # one past the last must not look like the first
+        begin = Signal()
+        following = loadable(m, "following", load=begin, value=self.first, step=self.push.any())  # 2^16 is not 0
         opcode = Signal(Shape.cast(Opcode))
         pending, passed = Signal(), Signal()
 
@@ -171,12 +173,12 @@ class Fetch(wiring.Component):
         with m.If(self.fetched):
             m.d.sync += pending.eq(1)
         with m.If(self.push.any()):
-            m.d.sync += [pending.eq(0), following.eq(following + 1)]
+            m.d.sync += pending.eq(0)
 
         with m.FSM():
             with m.State("idle"):
+                m.d.comb += begin.eq(1)
                 with m.If(self.start):
-                    m.d.sync += following.eq(self.first)
                     m.next = "choose"
             with m.State("choose"):
                 m.d.sync += job.eq(Unit.SEQUENCER)

@@ -26,9 +26,9 @@ class GateState(data.Struct):
 
 
 def places(queue_depth):
-    """Return the number of places that a unit's instructions have between fetch and their completion: a power of two, and four
-    times the queue's depth at least."""
-    return 4 << ceil_log2(queue_depth)
+    """Return the number of places that a unit's instructions have between fetch and their completion: a power of two, and twice
+    the queue's depth at least."""
+    return 2 << ceil_log2(queue_depth)
 
 
 def _used_bits(unit):
@@ -86,7 +86,9 @@ class Gate(wiring.Component):
     overflow : ``Out(3)``
         Bit *n*: in the cycle before, the counter of unit *n*'s tokens was full and got another.
     tokens : ``Out``, array of three counters
-        By sender.
+        By sender; while the head waits less what it waits for, and one.
+    left : ``Out(1)``
+        There are tokens; only without a head, and when none arrives.
     state : ``Out(GateState)``
     loading : ``Out(1)``
         There is a head whose words are not here.
@@ -112,6 +114,7 @@ class Gate(wiring.Component):
             "arrived": In(len(UNIT_NAMES)),
             "overflow": Out(len(UNIT_NAMES)),
             "tokens": Out(data.ArrayLayout(TOKEN_BITS, len(UNIT_NAMES))),
+            "left": Out(1),
             "state": Out(GateState),
             "loading": Out(1),
         })
@@ -132,7 +135,7 @@ class Gate(wiring.Component):
 
         complete = self._parts(m)
         early = complete if self.fetch_bits < INSTRUCTION_BITS else 0  # the waits come with the first part
-        go = self._tokens(m, (loaded | early) & ~issued)
+        go = self._tokens(m, asked, (loaded | early) & ~issued)
         with m.If(self.grant):
             m.d.sync += asked.eq(1)
         with m.If(complete):
@@ -176,27 +179,30 @@ class Gate(wiring.Component):
     def _here(self, number):
         return self.enable & self.part.valid & (self.part.unit == self.number) & (self.part.number == number)
 
-    def _tokens(self, m, ready):
-        """Count the tokens of each sender; return whether the head, if it is ``ready``, takes its own in this cycle.
+    def _tokens(self, m, asked, ready):
+        """Count the tokens of each sender; return whether the head, if it is ``ready``, has its own.
 
-        One subtraction does it all: adding a token is subtracting the largest count, modulo one more, and there is a borrow unless
-        the counter holds what is subtracted.
+        When the head's first part goes past, its waits are subtracted, and one more: so a token that comes in that very cycle has a place in
+        the sum, its carry. When the head goes that one is added again, in a cycle without a token; until then the result of adding it is
+        negative if tokens are missing. Without a head, one is subtracted to see if there are any.
         """
         header = data.View(Header, self.part.data[: Shape.cast(Header).width])
-        go = Signal()
-        enough = []
+        taking, go, looking = self._here(0), Signal(), ~(asked | self.arrived.any())
+        enough, left = [], []
         for sender, name in enumerate(UNIT_NAMES):
             if sender == self.number.value:
                 continue
-            counter, arrived = self.tokens[sender], self.arrived[sender]
-            wait = Signal.like(header.wait[name], name=f"wait_{name}", reset_less=True)
-            less = Signal(TOKEN_BITS + 1, name=f"less_{name}")
-            m.d.comb += less.eq(counter - (wait | arrived.replicate(TOKEN_BITS)))
-            with m.If(self._here(0)):
-                m.d.sync += wait.eq(header.wait[name])
-            with m.If(arrived | go):
-                m.d.sync += counter.eq(less)
-            m.d.sync += self.overflow[sender].eq(arrived & ~less[-1])
-            enough.append(~arrived & ~less[-1])
-        m.d.comb += go.eq(ready & Cat(enough).all() & self.enable)
+            counter, arrived = Signal(signed(TOKEN_BITS + 1), name=f"tokens_{name}"), self.arrived[sender]
+            subtracted, total = Signal.like(counter, name=f"subtracted_{name}"), Signal.like(counter, name=f"total_{name}")
+            m.d.comb += [
+                subtracted.eq(Mux(taking, ~Cat(header.wait[name], Const(0, 3)), looking.replicate(len(counter)))),
+                total.eq((Cat(1, counter) + Cat(arrived | ~(taking | looking), subtracted))[1:]),  # the carry first
+                self.tokens[sender].eq(counter),
+            ]
+            with m.If(arrived | taking | go):
+                m.d.sync += counter.eq(total)
+            m.d.sync += self.overflow[sender].eq(arrived & (total[-2:] == 0b10))
+            enough.append(~arrived & ~total[-1])
+            left.append(~total[-1])
+        m.d.comb += [go.eq(ready & Cat(enough).all() & self.enable), self.left.eq(looking & Cat(left).any())]
         return go

@@ -80,7 +80,7 @@ class Sequencer(wiring.Component):
     trace : ``Out(EngineTrace)``
     (unit)_state : ``Out(GateState)``
     (unit)_tokens : ``Out``, array of counters
-        Tokens towards a unit, by the number of the sender.
+        Tokens towards a unit, by the number of the sender, see :class:`~celosia.rtl.gate.Gate`.
     """
 
     def __init__(self, *, program_depth, queue_depth, fetch_bits):
@@ -139,7 +139,7 @@ class Sequencer(wiring.Component):
                 getattr(self, f"{name}_state").eq(gate.state),
                 getattr(self, f"{name}_tokens").eq(gate.tokens),
                 self.trace[name].busy.eq(gate.state.issued | gate.state.active),
-                self.trace[name].stall.eq(gate.state.active & unit.trace.stall),
+                self.trace[name].stall.eq(self.trace[name].busy & unit.trace.stall),
                 self.trace.waiting[name].eq(gate.state.waiting & ~gate.state.active & running),
             ]
             for receiver, other in gates.items():
@@ -172,9 +172,9 @@ class Sequencer(wiring.Component):
 
         moving = Cat(gate.state.active | gate.state.issued | gate.loading for gate in gates.values()).any()
         waiting = Cat(gate.state.waiting for gate in gates.values()).any()
-        tokens = Cat(gate.tokens for gate in gates.values()).any()
+        left = Cat(gate.left for gate in gates.values()).any()
         at_end = fetch.at_end & ~moving & ~waiting
-        causes.append((at_end & tokens, ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 0))
+        causes.append((at_end & left, ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 0))
 
         # A dead engine: nothing in flight, no head can go, and fetch cannot bring anything that would change it.
         still = Signal(range(QUIET_CYCLES))
@@ -201,7 +201,7 @@ class Sequencer(wiring.Component):
         """Build the memory of the instructions' indices, by unit and place."""
         bits = len(place)
         shape = {"shape": unsigned(16), "depth": len(Unit) << bits, "init": []}
-        m.submodules.indices = indices = memory.Memory(**shape, attrs={"ram_style": "block"})
+        m.submodules.indices = indices = memory.Memory(**shape, attrs={"no_rw_check": 1, "ram_style": "block"})
         write, read = indices.write_port(), indices.read_port()
         # A copy for simulations only: in hardware nobody looks at the timeline, and it goes.
         m.submodules.timeline = timeline = memory.Memory(**shape)

@@ -18,6 +18,7 @@ from amaranth.utils import exact_log2
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import ACT_READ_LATENCY, ActReadSignature, ActWrite, UnitSignature
 from celosia.rtl.isa import ErrorCode, Header, Opcode, UnfoldInstruction
+from celosia.rtl.loadable import loadable
 
 __all__ = ["STEP_CYCLES", "TAP_ROW_CYCLES", "SerialLoad"]
 
@@ -25,17 +26,6 @@ STEP_CYCLES = 2
 TAP_ROW_CYCLES = 4
 
 assert ACT_READ_LATENCY == 2  # from "read" to "shift"
-
-
-def _counter(m, name, *, load, value, step):
-    """Return a counter that takes ``value`` with ``load`` and else counts up with ``step``; its top bit is one that ``value`` lacks.
-
-    Written so that iCE40 needs one cell per bit: what is added is ``load``, and not a constant, beside which the multiplexer would not fit.
-    """
-    count = Signal(len(value) + 1, name=name)
-    with m.If(load | step):
-        m.d.sync += count.eq(Mux(load, value, count + load.replicate(len(count)) + 1))
-    return count
 
 
 class SerialLoad(wiring.Component):
@@ -87,7 +77,7 @@ class SerialLoad(wiring.Component):
                 m.d.sync += ky.eq(0)
             with m.If(last_group):
                 m.d.sync += group.eq(0)
-        y = _counter(m, "y", load=begin, value=~i.tile_rows, step=turn & last_group)
+        y = loadable(m, "y", load=begin, value=~i.tile_rows, step=turn & last_group)
         last_y = y[:-1].all()
         y0 = Signal.like(i.y0)  # of the present tile row
         with m.If(begin):
@@ -113,10 +103,10 @@ class SerialLoad(wiring.Component):
         left, right = Signal(), Signal()
         inside = ~(left | right)
         reads = Signal()
-        column = _counter(m, "column", load=place | convert, value=~Mux(place, i.left, i.inside), step=shift)
+        column = loadable(m, "column", load=place | convert, value=~Mux(place, i.left, i.inside), step=shift)
         last_column = column[:-1].all()
-        address = _counter(m, "address", load=place, value=first, step=shift & inside)[:-1]
-        words = _counter(m, "words", load=place, value=~i.tile_cols, step=emit)
+        address = loadable(m, "address", load=place, value=first, step=shift & inside)[:-1]
+        words = loadable(m, "words", load=place, value=~i.tile_cols, step=emit)
         spent = words[-1]
         until = Signal(range(max(config.rows, 15) + 1))  # steps to the next word
         sub, entry = address[: exact_log2(config.rows)], address[exact_log2(config.rows) :]
@@ -137,7 +127,7 @@ class SerialLoad(wiring.Component):
 
         # Words.
         taken = self.write.valid & self.write.ready
-        dest = _counter(m, "dest", load=begin, value=i.dest, step=taken)[:-1]
+        dest = loadable(m, "dest", load=begin, value=i.dest, step=taken)[:-1]
         in_range = dest < config.act_depth
         with m.If(emit):
             m.d.sync += pending.eq(1)

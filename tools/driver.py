@@ -9,7 +9,7 @@ import numpy as np
 
 from celosia.rtl.csr import REGISTERS, WINDOWS, identity, memory_shapes
 from celosia.rtl.gate import UNIT_NAMES
-from celosia.rtl.isa import UNITS, ErrorCode, Unit, decode
+from celosia.rtl.isa import TOKEN_BITS, UNITS, ErrorCode, Unit, decode
 from celosia.tools.errors import BadProgram, DoesNotFit, EngineError
 from celosia.tools.link import open_link
 from celosia.tools.places import is_place
@@ -291,7 +291,8 @@ class Driver:
             if queue["active"] and self._fields("STATUS")["busy"]:
                 phrases.append(f"the {name} unit works")
             if queue["waiting"]:
-                lacks = [f"{need} from {sender} (has {tokens[sender]})" for sender, need in self._waits(queue["index"]) if tokens[sender] < need]
+                waits = [(sender, need, (tokens[sender] + need + 1) % (1 << TOKEN_BITS)) for sender, need in self._waits(queue["index"])]
+                lacks = [f"{need} from {sender} (has {has})" for sender, need, has in waits if has < need]
                 wants = f" for tokens: {', '.join(lacks)}" if lacks else ""
                 phrases.append(f"instruction {self._describe(queue['index'])} waits{wants}")
             elif queue["issued"]:
