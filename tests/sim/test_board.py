@@ -186,7 +186,7 @@ def test_a_program_on_a_board_raises_what_the_simulator_does():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MODELS.exists(), reason="the models are not there")
-@pytest.mark.parametrize("engine, model", [("ulx3s_85f", "mlperf_ic_resnet8_int8"), ("mac64", "mlperf_kws_dscnn_int8")])
+@pytest.mark.parametrize("engine, model", [("ulx3s_85f", "mlperf_ic_resnet8_int8"), ("icebreaker", "mlperf_kws_dscnn_int8")])
 def test_an_mlperf_network_runs_on_a_board(engine, model, capsys):
     with np.load(MODELS / f"{model}.npz") as arrays:
         np.savez(
