@@ -21,6 +21,7 @@ from amaranth.utils import bits_for, ceil_log2
 
 from celosia.rtl.interfaces import QueuedInstruction
 from celosia.rtl.isa import ErrorCode, ExecuteInstruction, largest
+from celosia.rtl.limits import at_least
 
 __all__ = ["AddressGenerator", "ImageRow", "Pixel", "Tag"]
 
@@ -176,8 +177,8 @@ class AddressGenerator(wiring.Component):
             tag.index.eq(index),
         ]
         for found, code in (
-            (_beyond(entry, self.acc_depth) | now.acc[low:].any(), ErrorCode.ACC_RANGE),
-            (_beyond(passes["tile"], self.weight_tiles), ErrorCode.WEIGHT_RANGE),
+            (at_least(entry, self.acc_depth) | now.acc[low:].any(), ErrorCode.ACC_RANGE),
+            (at_least(passes["tile"], self.weight_tiles), ErrorCode.WEIGHT_RANGE),
             (illegal, ErrorCode.ILLEGAL_FIELD),
         ):
             with m.If(found):
@@ -313,13 +314,13 @@ class AddressGenerator(wiring.Component):
             m.d.sync += place["across"].eq(across + Mux(self._depthwise, 1, now.stride_x))
             with m.If(place["row_ends"]):
                 m.d.sync += row_addr.eq(base + now.row_step)
-        outside_x = _beyond(x, now.in_width)
+        outside_x = at_least(x, now.in_width)
         beyond = []
         for number, row in enumerate(self.rows):
             here, row_y = Signal(16, name=f"addr{number}"), Signal.like(y, name=f"y{number}")
             m.d.comb += [here.eq(addr + number * now.ky_step), row_y.eq(y + number * now.dilation_y)]
-            skipped = outside_x | _beyond(row_y, now.in_height) | (~self._depthwise if number else 0)
-            inside = ~_beyond(here, self.act_depth)
+            skipped = outside_x | at_least(row_y, now.in_height) | (~self._depthwise if number else 0)
+            inside = ~at_least(here, self.act_depth)
             with m.If(free):
                 m.d.sync += [row.addr.eq(here), row.padding.eq(skipped), row.read.eq(~skipped & inside & ~illegal)]
             beyond.append(~skipped & ~inside)
@@ -346,11 +347,3 @@ class AddressGenerator(wiring.Component):
             m.d.sync += matches.eq(Mux(overwrite | inside_pass, 0, Cat(same)))
         with m.Else():
             m.d.sync += matches.eq(matches << 1)
-
-
-def _beyond(value, limit):
-    """Return whether ``value``, taken as unsigned, is at least ``limit``: a constant, or a narrower value; a short carry chain."""
-    if isinstance(limit, int):
-        size = ceil_log2(limit)
-        return value[size:].any() | (value[:size] >= limit if limit != 1 << size else 0)
-    return value[len(limit) :].any() | (value[: len(limit)] >= limit)

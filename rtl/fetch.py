@@ -19,6 +19,7 @@ from amaranth.utils import exact_log2
 from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.interfaces import InstructionPart
 from celosia.rtl.isa import INSTRUCTION_BITS, UNITS, ErrorCode, Opcode, Unit, zero_bits
+from celosia.rtl.limits import at_least
 from celosia.rtl.loadable import loadable
 
 __all__ = ["Fetch", "ProgramReadSignature", "has_reserved_bits"]
@@ -191,7 +192,7 @@ class Fetch(wiring.Component):
             with m.State("locate"):
                 m.d.sync += [self.served.eq(Mux(scanning, following, self.found)), number.eq(0)]
                 m.next = "read"
-                with m.If(scanning & (following >= self.program_depth)):
+                with m.If(scanning & at_least(following, self.program_depth)):
                     m.d.comb += self.error.eq(ErrorCode.PROGRAM_RANGE)
             with m.State("read"):
                 m.d.comb += self.program.valid.eq(1)

@@ -46,6 +46,9 @@ class Host(wiring.Component):
     ----------
     readable : collection of str
         Memories that can be read; all if not given.
+    registered : bool
+        Whether the request is registered first. If not, everything takes its address from the bus: less area, and longer paths where the master
+        is not next to it. Writes take as long then, reads a cycle less.
 
     Members
     -------
@@ -64,8 +67,9 @@ class Host(wiring.Component):
     READ_CYCLES = 4 + HostSignature.READ_LATENCY
     REGISTER_CYCLES = 4 + CSR_READ_LATENCY
 
-    def __init__(self, *, readable=None):
+    def __init__(self, *, readable=None, registered=True):
         self.readable = tuple(self.MEMORIES if readable is None else readable)
+        self.registered = registered
         registers = max(register.offset for register in REGISTERS.values()) // 4
         super().__init__({
             "bus": In(WishboneSignature(addr_width=ADDRESS_BITS - 2)),
@@ -79,11 +83,14 @@ class Host(wiring.Component):
         bus, csr = self.bus, self.csr
         memories = {name: getattr(self, name) for name in self.MEMORIES}
 
-        # The request is registered first, and decoded before it is passed on: the system's address decoder, this one, and the
+        # The request is decoded before it is passed on, and may be registered first: the system's address decoder, this one, and the
         # memories' enables are all slow. Data to write wait at the master.
         addr = Signal(WINDOW_BITS - 2)
         window = Signal(ADDRESS_BITS - WINDOW_BITS)
         whole, we, strobe = Signal(), Signal(), Signal()
+        request = [Cat(addr, window).eq(bus.adr), whole.eq(bus.sel.all()), we.eq(bus.we)]
+        if not self.registered:
+            m.d.comb += request
         allowed = Signal(len(WINDOWS))  # by the windows' numbers
         w_data = Signal(32)
         in_bank = csr.mapped & ~addr[len(csr.addr) :].any()
@@ -109,17 +116,27 @@ class Host(wiring.Component):
         m.d.comb += finished.eq(waited == Mux(csr_allowed, CSR_READ_LATENCY, HostSignature.READ_LATENCY))
         with m.FSM():
             with m.State("idle"):
-                m.d.sync += [Cat(addr, window).eq(bus.adr), whole.eq(bus.sel.all()), we.eq(bus.we), waited.eq(0)]
+                m.d.sync += waited.eq(0)
+                if self.registered:
+                    m.d.sync += request
                 with m.If(bus.cyc & bus.stb):
-                    m.next = "decode"
+                    m.next = "decode" if self.registered else "access"
             with m.State("decode"):
                 m.next = "access"
             with m.State("access"):
-                m.d.comb += [strobe.eq(1), reading.eq(~we)]
-                m.d.comb += [bus.err.eq(~allowed.any()), bus.ack.eq(allowed.any() & we)]
+                m.d.comb += [strobe.eq(1), reading.eq(~we), bus.err.eq(~allowed.any())]
+                if self.registered:
+                    m.d.comb += bus.ack.eq(allowed.any() & we)
                 m.next = "idle"
                 with m.If(allowed.any() & ~we):
                     m.next = "read"
+                if not self.registered:
+                    with m.Elif(allowed.any()):
+                        m.next = "written"
+            if not self.registered:
+                with m.State("written"):  # the address stays for the data
+                    m.d.comb += bus.ack.eq(1)
+                    m.next = "idle"
             with m.State("read"):
                 m.d.comb += [bus.ack.eq(finished), reading.eq(~finished)]
                 m.d.sync += waited.eq(waited + 1)

@@ -25,6 +25,7 @@ from celosia.rtl.interfaces import (
     WeightWriteSignature,
 )
 from celosia.rtl.isa import INSTRUCTION_BITS
+from celosia.rtl.limits import at_least
 
 __all__ = ["ActivationMemory", "HostView", "ParamMemory", "ProgramMemory", "WeightMemory"]
 
@@ -55,7 +56,7 @@ class HostView:
         word, address = host.addr[: ceil_log2(words)], host.addr[ceil_log2(words) :]
         self.entry = address[: ceil_log2(depth)]
         self.value = host.w_data.replicate(words)[: 8 * size]
-        self._hits = [(address < depth) & (word == n) for n in range(words)]
+        self._hits = [~at_least(address, depth) & (word == n) for n in range(words)]
         self.write = _delayed(m, Cat(self._hits) & host.we.replicate(words))
 
     def writes(self, first):

@@ -18,6 +18,7 @@ from amaranth.utils import exact_log2
 from celosia.rtl.config import EngineConfig
 from celosia.rtl.interfaces import ACT_READ_LATENCY, ActReadSignature, ActWrite, UnitSignature
 from celosia.rtl.isa import ErrorCode, Header, Opcode, UnfoldInstruction
+from celosia.rtl.limits import at_least
 from celosia.rtl.loadable import loadable
 
 __all__ = ["STEP_CYCLES", "TAP_ROW_CYCLES", "SerialLoad"]
@@ -110,7 +111,7 @@ class SerialLoad(wiring.Component):
         spent = words[-1]
         until = Signal(range(max(config.rows, 15) + 1))  # steps to the next word
         sub, entry = address[: exact_log2(config.rows)], address[exact_log2(config.rows) :]
-        beyond = entry >= config.act_depth
+        beyond = at_least(entry, config.act_depth)
         m.d.comb += [reads.eq(inside & exists), emit.eq(shift & (until == 1) & ~spent)]
         with m.If(place):
             m.d.sync += [left.eq(1), right.eq(0), until.eq(config.rows)]
@@ -128,7 +129,7 @@ class SerialLoad(wiring.Component):
         # Words.
         taken = self.write.valid & self.write.ready
         dest = loadable(m, "dest", load=begin, value=i.dest, step=taken)[:-1]
-        in_range = dest < config.act_depth
+        in_range = ~at_least(dest, config.act_depth)
         with m.If(emit):
             m.d.sync += pending.eq(1)
         with m.Elif(taken):

@@ -27,6 +27,7 @@ from celosia.rtl.interfaces import (
     UnitSignature,
 )
 from celosia.rtl.isa import Combine, ErrorCode, StoreInstruction
+from celosia.rtl.limits import at_least
 from celosia.rtl.serial_requantizer import PERIOD, SerialRequantizer
 
 __all__ = ["SerialStore"]
@@ -124,7 +125,7 @@ class SerialStore(wiring.Component):
 
         # A pixel's address is looked at when it is written; nothing is written after an error.
         address, settled = self._address(m, word, start, self.write.valid & self.write.ready, level)
-        inside, taken = address < config.act_depth, Signal()
+        inside, taken = ~at_least(address, config.act_depth), Signal()
         with m.If(taken | wrong):
             m.d.sync += pending.eq(0)
         m.d.comb += [
@@ -195,9 +196,9 @@ class SerialStore(wiring.Component):
         illegal = (word.slot >= config.slots) | (word.use_table & (word.table >= config.tables)) | (word.raw > 4)
         with m.If(illegal | (word.combine != Combine.NONE)):
             m.d.comb += code.eq(ErrorCode.ILLEGAL_FIELD)
-        with m.Elif(acc >= config.acc_depth):
+        with m.Elif(at_least(acc, config.acc_depth)):
             m.d.comb += code.eq(ErrorCode.ACC_RANGE)
-        with m.Elif((number == 0) & (param_addr > config.param_depth - config.beats)):
+        with m.Elif(at_least(param_addr, config.param_depth)):
             m.d.comb += code.eq(ErrorCode.PARAM_RANGE)
         return final, code
 

@@ -9,6 +9,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In
 
 from celosia.rtl.interfaces import HostSignature, TableReadSignature
+from celosia.rtl.limits import at_least
 
 __all__ = ["Tables"]
 
@@ -43,7 +44,7 @@ class Tables(wiring.Component):
         m = Module()
         depth = 256 * self.tables
         inside = Signal()
-        m.d.comb += inside.eq(self.host.addr < depth)
+        m.d.comb += inside.eq(~at_least(self.host.addr, depth))
         # The enable is registered, the address stays: their way to the block RAM of every lane is long.
         host, change = self.host, Signal()
         m.d.sync += change.eq(host.we & inside)

@@ -85,7 +85,7 @@ class Top(wiring.Component):
         kept = identity(config) | dict.fromkeys(COUNTERS, 0)
         if not config.debug:
             kept |= dict.fromkeys(DEBUG, 0)
-        m.submodules.host = host = Host(readable=None if config.debug else ["activations"])
+        m.submodules.host = host = Host(readable=None if config.debug else ["activations"], registered=bool(config.pipelining))
         m.submodules.csr = csr = CsrBank(kept=kept)
         m.submodules.counters = counters = Counters(units=bool(config.counters))
         m.submodules.sequencer = sequencer = Sequencer(

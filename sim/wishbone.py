@@ -39,8 +39,8 @@ class Wishbone:
             await ctx.tick()
             self.cycles += 1
             if ack or err:
-                ctx.set(bus.cyc, 0)
-                ctx.set(bus.stb, 0)
+                for signal in (bus.cyc, bus.stb, bus.adr, bus.we, bus.dat_w):
+                    ctx.set(signal, 0)
                 if err:
                     raise WishboneError(f"the engine answered err to {'write' if we else 'read'} at {address:#x}")
                 return value
