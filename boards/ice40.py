@@ -57,8 +57,9 @@ class Ice40(Family):
         return f"{platform.device}-{platform.package}"
 
     def synthesis(self, top):
-        # There is no LUT RAM: what asks for it becomes block RAM or registers.
-        return ["setattr -unset ram_style */m:*", f"synth_ice40 -device u -dsp -top {top}"]
+        # There is no LUT RAM: what asks for it becomes block RAM or registers. Multipliers are instantiated by hand: with -dsp, Yosys takes
+        # these for multipliers of 16 bits that it has made itself, and sets them up anew.
+        return ["setattr -unset ram_style */m:*", f"synth_ice40 -device u -top {top}"]
 
     def placement(self, platform):
         return [self.SIZES[platform.device], "--package", platform.package.lower(), "--pcf", "top.pcf", "--asc", "top.placed"]

@@ -75,15 +75,15 @@ class VerilatorTransport(Transport):
     Parameters
     ----------
     config : EngineConfig
-    cache, on_build
+    text, cache, on_build
         See :func:`celosia.sim.verilator.build.build`.
     """
 
-    def __init__(self, config, *, cache=None, on_build=lambda: None):
+    def __init__(self, config, *, text=None, cache=None, on_build=lambda: None):
         from celosia.sim.verilator.build import build
         from celosia.sim.verilator.model import Model
 
-        self.model = Model(build(config, cache=cache, on_build=on_build))
+        self.model = Model(build(config, text=text, cache=cache, on_build=on_build))
 
     def write(self, address, words):
         done = self.model.write(address, words)

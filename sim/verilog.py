@@ -7,7 +7,7 @@ import sys
 from amaranth.back import rtlil
 from amaranth.hdl import Value, ValueCastable
 
-__all__ = ["VerilogError", "verilog"]
+__all__ = ["VerilogError", "rtlil_of", "verilog"]
 
 _ATTRIBUTES = ("generator", "top", "src", "amaranth.hierarchy", "amaranth.decoding")
 
@@ -24,6 +24,17 @@ _SCRIPTS = {
 
 class VerilogError(RuntimeError):
     """Yosys could not write a design as Verilog."""
+
+
+def rtlil_of(component, *, name="celosia"):
+    """Return RTLIL for ``component``; for the parameters see :func:`verilog`."""
+    ports = {}
+    for path, _member, value in component.signature.flatten(component):
+        if isinstance(value, ValueCastable):
+            value = value.as_value()
+        if isinstance(value, Value):
+            ports["_".join(map(str, path))] = (value, None)
+    return rtlil.convert(component, name=name, ports=ports, emit_src=False)
 
 
 def verilog(component, *, name="celosia", form="plain"):
@@ -43,13 +54,7 @@ def verilog(component, *, name="celosia", form="plain"):
     VerilogError
         With what Yosys said.
     """
-    ports = {}
-    for path, _member, value in component.signature.flatten(component):
-        if isinstance(value, ValueCastable):
-            value = value.as_value()
-        if isinstance(value, Value):
-            ports["_".join(map(str, path))] = (value, None)
-    text = rtlil.convert(component, name=name, ports=ports, emit_src=False)
+    text = rtlil_of(component, name=name)
     strip = " ".join(f"-remove {attribute}" for attribute in _ATTRIBUTES)
     script = [f"read_rtlil <<rtlil\n{text}\nrtlil", *_SCRIPTS[form], f"attrmap {strip}", f"attrmap -modattr {strip}"]
     script.append("write_verilog -norename -noattr" if form == "flat" else "write_verilog -norename")

@@ -24,6 +24,11 @@ def yosys_models(family, *modules):
     return "\n".join(_plain(models[module]) for module in modules) + "\n"
 
 
+_MACROS = {"`SB_DFF_INIT": "initial Q = 0;", "`ICE40_DEFAULT_ASSIGNMENT_0": "= 1'b0", "`ICE40_DEFAULT_ASSIGNMENT_1": "= 1'b1", "`ICE40_DEFAULT_ASSIGNMENT_V": "="}
+
+
 def _plain(model):
-    """Return a model without what only synthesis and timing analysis read."""
-    return re.sub(r"\(\*.*?\*\)|^\s*specify\b.*?^\s*endspecify$|`ifdef TIMING.*?`endif", "", model, flags=re.S | re.M)
+    """Return a model without macros, and without what only synthesis and timing analysis read."""
+    for macro, text in _MACROS.items():
+        model = model.replace(macro, text)
+    return re.sub(r"\(\*(?!\)).*?\*\)|^\s*specify\b.*?^\s*endspecify$|`ifdef TIMING.*?`endif", "", model, flags=re.S | re.M)
