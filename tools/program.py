@@ -237,8 +237,8 @@ def _pack(value, arrays):
         return {"bytes" if is_bytes else "array": len(arrays) - 1}
     if isinstance(value, tuple | list):
         return [_pack(item, arrays) for item in value]
-    if isinstance(value, np.integer):
-        return int(value)
+    if isinstance(value, np.integer | np.bool_):
+        return value.item()
     return value
 
 

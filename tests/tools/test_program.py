@@ -53,6 +53,15 @@ def test_a_program_alone_is_saved_as_a_model(model, tmp_path):
     assert same(segment.program, program)
 
 
+def test_numpys_numbers_are_saved_as_the_languages(model, tmp_path):
+    program = model.segments[0].program
+    (port, *others) = program.outputs
+    numpys = dataclasses.replace(port, matrix=np.bool_(port.matrix), address=np.int64(port.address))
+    save(dataclasses.replace(program, outputs=(numpys, *others)), tmp_path / "p")
+    (segment,) = load(tmp_path / "p").segments
+    assert same(segment.program, program)
+
+
 def test_a_program_for_another_engine_is_refused(model, tmp_path):
     save(model, tmp_path / "p")
     with pytest.raises(BadProgram, match=r"was compiled for engine 'test' \(digest 0x[0-9a-f]{8}\), not for 'mac64'"):
