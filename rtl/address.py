@@ -79,11 +79,16 @@ class AddressGenerator(wiring.Component):
         Column tiles that share a word.
     maximum : int
         0: ``max`` is illegal.
+    pipelining : int
+        0: the instruction is not copied, but stays at the input until it has ``ended``; ``distance`` is at most 2.
 
     Members
     -------
     i : In(stream.Signature(QueuedInstruction))
-        The payload is used from ``valid`` to the cycle of ``ready``, in which the first word of the instruction is on its way to ``o``.
+        The payload is used from ``valid`` to the cycle of ``ready``, in which the first word of the instruction is on its way to ``o``; without
+        ``pipelining`` ``ready`` is ``ended``.
+    ended : In(1)
+        Without ``pipelining``: the instruction's sums are under way to the accumulators' memory.
     o : Out(stream.Signature(Pixel))
     row1, … : Out(ImageRow)
         Together with ``o``: the words of the other image rows.
@@ -97,7 +102,7 @@ class AddressGenerator(wiring.Component):
         The next word waits for an accumulator entry.
     """
 
-    def __init__(self, *, act_depth, acc_depth, weight_tiles, program_depth, distance, image_rows=0, slots=1, maximum=1):
+    def __init__(self, *, act_depth, acc_depth, weight_tiles, program_depth, distance, image_rows=0, slots=1, maximum=1, pipelining=1):
         self.act_depth = act_depth
         self.acc_depth = acc_depth
         self.weight_tiles = weight_tiles
@@ -106,8 +111,10 @@ class AddressGenerator(wiring.Component):
         self.image_rows = image_rows
         self.slots = slots
         self.maximum = maximum
+        self.pipelining = pipelining
         super().__init__({
             "i": In(stream.Signature(QueuedInstruction)),
+            "ended": In(1),
             "o": Out(stream.Signature(Pixel)),
             **{f"row{row}": Out(ImageRow) for row in range(1, image_rows)},
             "tile": Out(ceil_log2(weight_tiles)),
@@ -124,8 +131,11 @@ class AddressGenerator(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        now = Signal(ExecuteInstruction, reset_less=True)
-        index = Signal.like(self.tag.index, reset_less=True)
+        if self.pipelining:
+            now = Signal(ExecuteInstruction, reset_less=True)
+            index = Signal.like(self.tag.index, reset_less=True)
+        else:
+            now, index = data.View(ExecuteInstruction, self.i.payload.instruction), self.i.payload.index
         self._depthwise = now.depthwise if self.image_rows else Const(0)  # else it is illegal
         begin, fresh, free, running, valid = Signal(), Signal(), Signal(), Signal(), Signal()
         issued = Signal()
@@ -134,15 +144,24 @@ class AddressGenerator(wiring.Component):
             free.eq(~valid | issued),
             self.tag_valid.eq(running & free),
             self.o.valid.eq(valid & ~self.hazard),
-            self.running.eq(running & ~self.i.ready),
         ]
+        # Whether there is an instruction to go on with, and whether one waits.
+        self._active, waits = Const(1), self.i.valid & ~self.i.ready
+        if self.pipelining:
+            m.d.comb += self.running.eq(running & ~self.i.ready)
+            m.d.sync += self.i.ready.eq(fresh)
+        else:
+            self._active = active = Signal()
+            waits = self.i.valid & ~active
+            m.d.comb += [self.running.eq(active), self.i.ready.eq(self.ended)]
+            with m.If(fresh | self.ended):
+                m.d.sync += active.eq(fresh)
 
         place, ends = self._words(m, now, self.tag_valid, fresh)
         # A pass begins when the last word of the former leaves, but not before that's first has been issued, since it needs `tile`.
         more, passes = self._passes(m, now, index, begin)
-        m.d.comb += begin.eq(free & (~running | (ends["pass"] & ~place["first"])) & (more | (self.i.valid & ~self.i.ready)))
+        m.d.comb += begin.eq(free & (~running | (ends["pass"] & ~place["first"])) & (more | waits))
         m.d.comb += fresh.eq(begin & ~more)
-        m.d.sync += self.i.ready.eq(fresh)
         with m.If(begin):
             m.d.sync += running.eq(1)
         with m.Elif(self.tag_valid & ends["pass"]):
@@ -159,8 +178,10 @@ class AddressGenerator(wiring.Component):
 
         with m.If(free):
             m.d.sync += [valid.eq(running), self.o.payload.switch.eq(place["first"] & passes["switch"])]
-            m.d.sync += [getattr(self.o.payload, name).eq(getattr(now, name)) for name in ("pad", "unsigned", "slot")]
-            m.d.sync += self.o.payload.depthwise.eq(self._depthwise)
+        with m.If(free if self.pipelining else 1):
+            domain = m.d.sync if self.pipelining else m.d.comb
+            domain += [getattr(self.o.payload, name).eq(getattr(now, name)) for name in ("pad", "unsigned", "slot")]
+            domain += self.o.payload.depthwise.eq(self._depthwise)
         illegal, larger = Signal(), Const(0) if self.maximum else now.max
         m.d.comb += illegal.eq(larger | (now.depthwise & ((now.slot >= self.slots) | (now.stride_x == 0) if self.image_rows else 1)))
         self._read(m, now, free, place, passes, illegal)
@@ -184,19 +205,22 @@ class AddressGenerator(wiring.Component):
             with m.If(found):
                 m.d.comb += [tag.stop.eq(1), tag.signal.eq(code)]
         checked = passes["overwrite"], self._depthwise & ~place["first"], self._depthwise
-        self._interlock(m, Cat(tag.entry, now.bank, tag.counts), checked, free, valid, issued)
+        if self.distance > 2:  # words of an entry, which lie in different passes, are two cycles apart
+            self._interlock(m, Cat(tag.entry, now.bank, tag.counts), checked, free, valid, issued)
         return m
 
     def _passes(self, m, now, index, begin):
         """Walk ``ky``, ``kx`` and ``block``; return whether a pass follows this one, and what there is to know of this one."""
         given = data.View(ExecuteInstruction, self.i.payload.instruction)
         last = Signal(data.StructLayout({"block": 8, "kx": 6, "ky": 6}))  # reset: no pass follows
+        if not self.pipelining:
+            m.d.comb += Cat(last.block, last.kx, last.ky).eq(Cat(given.blocks, given.kernel_x, given.kernel_y))
         block, kx, ky = (Signal.like(last[name], name=name) for name in ("block", "kx", "ky"))
         block_ends, kx_ends, more = Signal(), Signal(), Signal()
         m.d.comb += [
-            block_ends.eq(block == last.block),
-            kx_ends.eq(kx == last.kx),
-            more.eq(~(block_ends & kx_ends & (ky == last.ky))),
+            block_ends.eq((block == last.block) | ~self._active),
+            kx_ends.eq((kx == last.kx) | ~self._active),
+            more.eq(~(block_ends & kx_ends & (ky == last.ky)) & self._active),
         ]
 
         # Addresses of the pass and of its group of kernel rows, without what is due to kx.
@@ -230,12 +254,13 @@ class AddressGenerator(wiring.Component):
         with m.If(begin & block_ends & kx_ends):
             m.d.sync += [kx.eq(0), right.eq(0)]
         with m.If(begin & ~more):
-            m.d.sync += [
-                now.eq(given),
-                index.eq(self.i.payload.index),
-                Cat(last.block, last.kx, last.ky).eq(Cat(given.blocks, given.kernel_x, given.kernel_y)),
-                ky.eq(0),
-            ]
+            m.d.sync += ky.eq(0)
+            if self.pipelining:
+                m.d.sync += [
+                    now.eq(given),
+                    index.eq(self.i.payload.index),
+                    Cat(last.block, last.kx, last.ky).eq(Cat(given.blocks, given.kernel_x, given.kernel_y)),
+                ]
         m.d.comb += self.tile.eq(tile)
         return more, {
             "start": start, "right": right, "y": y, "tile": tile, "overwrite": overwrite, "switch": switch,

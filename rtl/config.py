@@ -80,8 +80,8 @@ class EngineConfig:
     maximum : int
         1 lets ``EXECUTE`` keep the larger of sums: maximum pooling, maxima along axes; 0 leaves that out.
     pipelining : int
-        0 leaves out the registers that only a clock above about 30 MHz needs: a smaller execute unit and host port. It needs ``lane_cycles`` = 4 and
-        ``depthwise_rows`` = 0.
+        0 leaves out the registers that only a clock above about 30 MHz needs, and has one ``EXECUTE`` in work at a time: an execute unit of half
+        the size, a smaller host port. It needs ``lane_cycles`` = 4 and ``depthwise_rows`` = 0.
     counters : int
         1: the units' busy, wait and stall cycles are counted. 0 leaves these counters out: their registers read as zero.
     debug : int

@@ -46,7 +46,7 @@ class Execute(wiring.Component):
     One pixel per cycle: without a bubble between passes of at least ``load_cycles`` and
     :func:`timing's <celosia.rtl.accumulator.timing>` ``distance`` pixels, nor between instructions if the next one waits while the last pass of the present
     one runs. Shorter passes take as many cycles as the larger of the two; with ``hold`` only the second counts, and only where sums are
-    used again.
+    used again. Without ``pipelining`` an instruction is worked on from the payload, and accepted when it has ended.
 
     Parameters
     ----------
@@ -110,6 +110,7 @@ class Execute(wiring.Component):
             image_rows=config.depthwise_rows,
             slots=config.slots,
             maximum=config.maximum,
+            pipelining=config.pipelining,
         )
         m.submodules.loader = loader = RowLoader(
             cols=config.cols, weight_rows=config.weight_rows, load_cycles=config.load_cycles, weight_tiles=config.weight_tiles
@@ -151,7 +152,7 @@ class Execute(wiring.Component):
     def _read(self, m, issue, addresses, array):
         """Read the pixel's words, substitute the padding, and hand them to the array."""
         pixel, rows = addresses.o.payload, addresses.rows
-        facts = {"padding": len(rows), "pad": 8, "unsigned": 1}
+        facts = {"padding": len(rows), "pad": 8, "unsigned": 1} if self.config.pipelining else {"padding": len(rows)}
         if self.config.depthwise_rows:
             facts |= {"slot": 3, "depthwise": 1}
         now = Signal(data.StructLayout(facts))
@@ -160,12 +161,13 @@ class Execute(wiring.Component):
         now = _delay(m, now, ISSUE_TO_WORD - 1, "facts")[-1]
         if self.config.depthwise_rows:
             m.d.sync += [array.slot.eq(now.slot), array.depthwise.eq(now.depthwise)]
+        pad, unsigned = (now.pad, now.unsigned) if self.config.pipelining else (pixel.pad, pixel.unsigned)
         for number, (row, act) in enumerate(zip(rows, self.acts)):
             # Wider than the memory only where the word is not read.
             m.d.sync += [act.addr.eq(row.addr[: ceil_log2(self.config.act_depth)]), act.valid.eq(issue & row.read)]
             for place, byte in enumerate(act.data):
                 value = Signal(signed(8), name=f"word{number}_{place}", reset_less=True)
-                m.d.sync += value.eq(Mux(now.padding[number], now.pad, Cat(byte[:7], byte[7] ^ now.unsigned)))
+                m.d.sync += value.eq(Mux(now.padding[number], pad, Cat(byte[:7], byte[7] ^ unsigned)))
                 m.d.comb += array.words[number][place].eq(value)
 
     def _update(self, m, issue, addresses, accumulator):
@@ -183,16 +185,24 @@ class Execute(wiring.Component):
         tag = Signal.like(addresses.tag, reset_less=True)
         valid, wrong = Signal(), Signal()
         m.d.comb += [write.data.eq(addresses.tag), write.en.eq(addresses.tag_valid), valid.eq(issued[cycles])]
-        m.d.sync += [write.addr.eq(write.addr + write.en), read.addr.eq(read.addr + issued[cycles - 2])]
-        with m.If(issued[cycles - 1]):
-            m.d.sync += tag.eq(read.data)
+        m.d.sync += write.addr.eq(write.addr + write.en)
+        if self.config.pipelining:
+            m.d.sync += read.addr.eq(read.addr + issued[cycles - 2])
+            with m.If(issued[cycles - 1]):
+                m.d.sync += tag.eq(read.data)
+        else:
+            m.d.sync += read.addr.eq(read.addr + issued[cycles - 1])
+            m.d.comb += tag.eq(read.data)
         m.d.comb += [getattr(update, name).eq(getattr(tag, name)) for name in ("entry", "bank", "overwrite", "max")]
         m.d.comb += [wrong.eq(tag.stop | tag.act_range), update.valid.eq(valid & tag.counts & ~wrong)]
 
         ended = valid & tag.last & ~wrong
         done = _delay(m, Cat(ended, tag.signal), distance - 1, "done", reset=True)
-        busy = Cat(issued[-2:], (flags[0] for flags in done)).any() | (write.addr != read.addr) | addresses.running
+        busy = Cat(flags[0] for flags in done).any() | addresses.running
+        if self.config.pipelining:  # where an instruction is taken before it has ended
+            busy |= Cat(issued[-2:]).any() | (write.addr != read.addr)
         m.d.comb += [
+            addresses.ended.eq(ended),
             Cat(unit.done.valid, unit.done.signal).eq(done[-1]),
             unit.idle.eq(~busy),
             unit.trace.busy.eq(busy),
