@@ -28,7 +28,7 @@ async def sums_equal_golden(dut):
     weights = {f"weight{bank}_data": 0 for bank in banks}
     acts = ["act", *(f"act{row}" for row in range(1, config.depthwise_rows))]
     reads = {f"{act}_{part}": value for act in acts for part, value in (("ready", 1), ("data", 0))}
-    cycles = await start(dut, unit_i_valid=0, acc_en=0, acc_bank=0, acc_addr=0, pause=0, **reads, **weights)
+    cycles = await start(dut, unit_i_valid=0, acc_en=0, acc_bank=0, acc_addr=0, pause=0, pause_load=0, **reads, **weights)
     source = Source(dut, "unit_i", idle=given["idle"], rng=rng)
     source.start(cycles)
     activations = (_activations(dut, cycles, golden, rng, act) for act in acts)

@@ -13,6 +13,10 @@ from celosia.sim.benches.stimuli import small_engine
 from celosia.sim.benches.yosys import yosys_models
 
 ICARUS = SIMULATORS[1:]
+PIPELINED = small_engine(rows=8, cols=4, weight_rows=2, depthwise_rows=0)
+UNPIPELINED = small_engine(
+    rows=4, cols=4, weight_rows=1, lanes=1, combine=0, lane_cycles=4, depthwise_rows=0, pipelining=0, maximum=0, acc_depth=63
+)
 
 
 def yosys(family, *modules):
@@ -101,16 +105,12 @@ def test_execute(simulator, idle, reading):
 
 @pytest.mark.parametrize("simulator", SIMULATORS)
 def test_execute_without_pipelining(simulator):
-    config = small_engine(
-        rows=4, cols=4, weight_rows=1, lanes=1, combine=0, lane_cycles=4, depthwise_rows=0, pipelining=0, maximum=0, acc_depth=63
-    )
-    run(Execute(config=config), "execute", simulator=simulator, config=config.to_json(), idle=0.2, reading=0.5)
+    run(Execute(config=UNPIPELINED), "execute", simulator=simulator, config=UNPIPELINED.to_json(), idle=0.2, reading=0.5)
 
 
 @pytest.mark.parametrize("simulator", ICARUS)
-@pytest.mark.parametrize("form", ["ecp5_pairs", "ice40"])
-def test_execute_made_of_primitives(simulator, form):
-    config = small_engine(rows=8, cols=4, weight_rows=2, depthwise_rows=0)
+@pytest.mark.parametrize("form, config", [("ecp5_pairs", PIPELINED), ("ice40", PIPELINED), ("ice40", UNPIPELINED)])
+def test_execute_made_of_primitives(simulator, form, config):
     dut = Execute(config=config, multiplier=form)
     run(dut, "execute", simulator=simulator, models=MODELS[form](), config=config.to_json(), idle=0.2, reading=0.5, multiplier=form)
 
