@@ -177,22 +177,25 @@ class Execute(wiring.Component):
         cycles = ISSUE_TO_WORD + array_latency(self.config.rows, self.multiplier) - to_sums
         issued = [issue, *_delay(m, issue, cycles, "issued", reset=True)]  # n cycles ago
 
-        # A word goes in when it comes to the output of the address generator, and comes out in the order of issue.
+        # A word's tag goes in when the word comes to the output of the address generator; tags come out in the order of issue.
         attrs = {"no_rw_check": 1, "ram_style": "block"}
         tags = memory.Memory(shape=addresses.tag.shape(), depth=1 << ceil_log2(cycles + 1), init=[], attrs=attrs)
         m.submodules.tags = tags
         write, read = tags.write_port(), tags.read_port()
         tag = Signal.like(addresses.tag, reset_less=True)
         valid, wrong = Signal(), Signal()
-        m.d.comb += [write.data.eq(addresses.tag), write.en.eq(addresses.tag_valid), valid.eq(issued[cycles])]
+        m.d.comb += valid.eq(issued[cycles])
         m.d.sync += write.addr.eq(write.addr + write.en)
         if self.config.pipelining:
-            m.d.sync += read.addr.eq(read.addr + issued[cycles - 2])
+            # Registers on both sides: block RAM may be far away.
+            coming = Signal.like(addresses.tag, reset_less=True)
+            m.d.sync += [coming.eq(addresses.tag), write.en.eq(addresses.tag_valid), read.addr.eq(read.addr + issued[cycles - 2])]
+            m.d.comb += write.data.eq(coming)
             with m.If(issued[cycles - 1]):
                 m.d.sync += tag.eq(read.data)
         else:
+            m.d.comb += [write.data.eq(addresses.tag), write.en.eq(addresses.tag_valid), tag.eq(read.data)]
             m.d.sync += read.addr.eq(read.addr + issued[cycles - 1])
-            m.d.comb += tag.eq(read.data)
         m.d.comb += [getattr(update, name).eq(getattr(tag, name)) for name in ("entry", "bank", "overwrite", "max")]
         m.d.comb += [wrong.eq(tag.stop | tag.act_range), update.valid.eq(valid & tag.counts & ~wrong)]
 
@@ -200,7 +203,7 @@ class Execute(wiring.Component):
         done = _delay(m, Cat(ended, tag.signal), distance - 1, "done", reset=True)
         busy = Cat(flags[0] for flags in done).any() | addresses.running
         if self.config.pipelining:  # where an instruction is taken before it has ended
-            busy |= Cat(issued[-2:]).any() | (write.addr != read.addr)
+            busy |= Cat(issued[-2:]).any() | write.en | (write.addr != read.addr)
         m.d.comb += [
             addresses.ended.eq(ended),
             Cat(unit.done.valid, unit.done.signal).eq(done[-1]),
