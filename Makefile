@@ -2,7 +2,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 COUNT ?= 300
 
-.PHONY: help venv demo test lint synth fpga-report random docs conformance clean
+SMALLEST = icebreaker ulx3s_12f tang_primer_20k
+
+.PHONY: help venv demo test lint synth bitstreams fpga-report random docs conformance clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -24,6 +26,9 @@ random: .venv/.developer  ## run COUNT random networks on the simulated engine a
 
 synth: .venv/.synth  ## synthesise and place mac64 for an ECP5-85 and print size and clock
 	$(BIN)/python -m celosia.boards.synth --preset mac64 --at-least 80 --seed 2 1 3 4 5 6 --minutes 20
+
+bitstreams: .venv/.synth  ## build the bitstream of the smallest board of each family
+	for board in $(SMALLEST); do $(BIN)/celosia build $$board || exit 1; done
 
 fpga-report: .venv/.developer  ## write docs/fpga.md: area, clock and longest path of every board, from boards/results
 	$(BIN)/python -m celosia.boards.report

@@ -113,10 +113,16 @@ _SMALL = EngineConfig(
 """What 24 k LUT4, 28 multipliers and 56 block RAMs take."""
 
 _SMALL_85F = EngineConfig(
-    name="ulx3s_85f_small", rows=16, cols=8, weight_rows=2, lanes=2, act_depth=6144, act_banks=2, weight_tiles=1024,
+    name="ulx3s_85f_small", rows=16, cols=8, weight_rows=2, lanes=2, act_depth=8192, act_banks=2, weight_tiles=1024,
     acc_depth=256, param_depth=512, tables=2, program_depth=1024, unfold_streams=4, debug=0,
 )  # fmt: skip
 """One product per multiplier takes 128 of the 156, two lanes of the store unit 18; ResNet-8 and DS-CNN fit."""
+
+
+_LARGE_85F = dataclasses.replace(
+    _SMALL_85F, name="ulx3s_85f", cols=16, weight_rows=4, weight_tiles=512,
+)
+"""Two products per multiplier take 128 of them too. The same clock would be twice the speed; the routing is what it costs."""
 
 
 def _named(config, name):
@@ -133,8 +139,8 @@ _ULX3S = {
 }
 
 BOARDS = (
-    Board(name="ulx3s_85f", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_named(_SMALL_85F, "ulx3s_85f"), clock=75.0, **_ULX3S),
-    Board(name="ulx3s_85f_small", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_SMALL_85F, clock=75.0, **_ULX3S),
+    Board(name="ulx3s_85f", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_LARGE_85F, clock=50.0, multiplier="ecp5_pairs", **_ULX3S),
+    Board(name="ulx3s_85f_small", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_SMALL_85F, clock=80.0, **_ULX3S),
     Board(name="ulx3s_12f", title="ULX3S 12F", platform=ULX3S_12F_Platform, config=_SMALL, clock=50.0, **_ULX3S),
     Board(
         name="icesugar_pro", title="iCESugar-pro", family=_FAMILY, platform=ICESugarProPlatform, config=_named(_SMALL, "icesugar_pro"),

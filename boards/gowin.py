@@ -104,9 +104,11 @@ class TangNano20kPlatform(GowinPlatform):
 
 
 _PRIMER = EngineConfig(
-    name="tang_primer_20k", rows=4, cols=4, weight_rows=1, lanes=1, act_depth=8192, act_banks=1, weight_tiles=1024, acc_depth=64,
-    param_depth=256, tables=1, program_depth=256, queue_depth=2, unfold_streams=2,
+    name="tang_primer_20k", rows=8, cols=8, weight_rows=2, lanes=1, act_depth=2048, act_banks=1, weight_tiles=256, acc_depth=64,
+    param_depth=128, tables=1, program_depth=128, queue_depth=2, unfold_streams=2, debug=0,
 )  # fmt: skip
+"""64 of the 96 ``MULT9X9``, a lane of the store unit in the rest, and 41 of the 46 block RAMs."""
+
 _LOADER = "https://github.com/trabucayre/openFPGALoader, or the package openfpgaloader of Debian"
 _BOTH = {"family": Gowin(), "clock": 60.0, "leds": Leds(idle=("led", 0), busy=("led", 1), error=("led", 5))}
 
