@@ -211,12 +211,16 @@ class Family(ABC):
     def part(self, platform):
         """Return the part's name."""
 
+    def chip(self, platform):
+        """Return the device without package and speed."""
+        return platform.device
+
     @abstractmethod
     def synthesis(self, top):
         """Return the Yosys commands that map ``top`` to the family's cells, as a list."""
 
     def edit(self, netlist, device):
-        """Return what is placed on ``device`` (without package and speed) of what Yosys' ``write_json`` wrote: all of it as it is."""
+        """Return what is placed on ``device`` (see :meth:`chip`) of what Yosys' ``write_json`` wrote: all of it as it is."""
         return netlist
 
     @abstractmethod

@@ -136,7 +136,7 @@ class _Work:
         board = self.board
         watch = _Nextpnr(self, seed)
         report = place(self.out, board.family.placer, board.family.placement(board.new_platform()), seed=seed, clock=board.frequency,
-                       edit=lambda netlist: board.family.edit(netlist, board.platform.device), minutes=minutes, watch=watch)  # fmt: skip
+                       edit=lambda netlist: board.family.edit(netlist, board.family.chip(board.platform)), minutes=minutes, watch=watch)  # fmt: skip
         watch.end()
         area = board.family.area(report["utilization"], self.cells)
         macs = board.config.macs

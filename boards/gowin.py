@@ -61,6 +61,9 @@ class Gowin(Family):
     def part(self, platform):
         return platform.part
 
+    def chip(self, platform):
+        return self.CHIPS[platform.family]
+
     def synthesis(self, top):
         return [f"synth_gowin -family gw2a -top {top}"]
 
@@ -69,7 +72,7 @@ class Gowin(Family):
             "--device",
             platform.part,
             "--vopt",
-            f"family={self.CHIPS[platform.family]}",
+            f"family={self.chip(platform)}",
             "--vopt",
             "cst=top.cst",
             "--write",
@@ -79,7 +82,7 @@ class Gowin(Family):
     def packing(self, platform):
         # The pins of the configuration interfaces are ordinary ones afterwards: the boards use some of them.
         pins = [f"--{name}_as_gpio" for name in ("mspi", "sspi", "ready", "done")]
-        return ["-d", self.CHIPS[platform.family], *pins, "-o", "top.fs", "top.placed"]
+        return ["-d", self.chip(platform), *pins, "-o", "top.fs", "top.placed"]
 
     def area(self, utilization, cells):
         def count(*kinds):

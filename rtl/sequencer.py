@@ -173,8 +173,11 @@ class Sequencer(wiring.Component):
         moving = Cat(gate.state.active | gate.state.issued | gate.loading for gate in gates.values()).any()
         waiting = Cat(gate.state.waiting for gate in gates.values()).any()
         left = Cat(gate.left for gate in gates.values()).any()
-        at_end = fetch.at_end & ~moving & ~waiting
-        causes.append((at_end & left, ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 0))
+        # The tokens have been looked at when the end has lasted for a cycle.
+        at_end, ending, remain = Signal(), Signal(), Signal()
+        m.d.comb += at_end.eq(fetch.at_end & ~moving & ~waiting & ending)
+        m.d.sync += [ending.eq(fetch.at_end & ~moving & ~waiting), remain.eq(left)]
+        causes.append((at_end & remain, ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 0))
 
         # A dead engine: nothing in flight, no head can go, and fetch cannot bring anything that would change it.
         still = Signal(range(QUIET_CYCLES))
