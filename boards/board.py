@@ -92,8 +92,6 @@ class Board:
         In the order in which they are looked for.
     seeds : tuple of int
         Seeds of the placer, tried in this order until the clock closes.
-    multiplier : str
-        Form of the array, one of :data:`celosia.rtl.multiplier.FORMS`; the family's own if empty.
     """
 
     name: str
@@ -108,7 +106,6 @@ class Board:
     leds: Leds = Leds()
     flashers: tuple = ()
     seeds: tuple = (1, 2, 3)
-    multiplier: str = ""
 
     def new_platform(self):
         """Return an object of the platform, with all pins."""

@@ -119,12 +119,6 @@ _SMALL_85F = EngineConfig(
 """One product per multiplier takes 128 of the 156, two lanes of the store unit 18; ResNet-8 and DS-CNN fit."""
 
 
-_LARGE_85F = dataclasses.replace(
-    _SMALL_85F, name="ulx3s_85f", cols=16, weight_rows=4, weight_tiles=512,
-)
-"""Two products per multiplier take 128 of them too. The same clock would be twice the speed; the routing is what it costs."""
-
-
 def _named(config, name):
     return dataclasses.replace(config, name=name)
 
@@ -139,7 +133,7 @@ _ULX3S = {
 }
 
 BOARDS = (
-    Board(name="ulx3s_85f", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_LARGE_85F, clock=50.0, multiplier="ecp5_pairs", **_ULX3S),
+    Board(name="ulx3s_85f", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_named(_SMALL_85F, "ulx3s_85f"), clock=80.0, **_ULX3S),
     Board(name="ulx3s_85f_small", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_SMALL_85F, clock=80.0, **_ULX3S),
     Board(name="ulx3s_12f", title="ULX3S 12F", platform=ULX3S_12F_Platform, config=_SMALL, clock=50.0, **_ULX3S),
     Board(

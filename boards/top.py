@@ -37,7 +37,7 @@ class BoardTop(Elaboratable):
         board = self.board
         self._clock(m, board.new_pll())
         m.submodules.core = core = self.core or LinkedEngine(
-            board.config, link=board.link, divisor=board.divisor, multiplier=board.multiplier or board.family.multiplier
+            board.config, link=board.link, divisor=board.divisor, multiplier=board.family.multiplier
         )
         pins = platform.request(board.link, 0, dir="-")
         for name, direction in LINES[board.link].items():
