@@ -116,19 +116,20 @@ class Drain(wiring.Component):
         steps = word.col_step, word.row_step, word.block_step
         dest = self._address(m, "dest", arriving.dest, accept, advance, last, steps)
         end = last["x"] & last["y"] & last["b"]
-        paired, fetching, part, operand = Const(0), Const(0), Const(0), Const(0, 16)
+        paired, fetching, asks, part, operand = Const(0), Const(0), Const(0), Const(0), Const(0, 16)
         if config.combine:
             steps = Mux(word.operand_still, 0, word.col_step), word.operand_row_step, word.operand_block_step
             operand = self._address(m, "operand", arriving.operand, accept, advance, last, steps)
-            paired, fetching, part = Signal(), Signal(), Signal()
+            paired, fetching, asks, part = Signal(), Signal(), Signal(), Signal()
 
-        # A beat that is not a pixel's first one never waits: what it does is known from registers.
+        # Only a beat that `asks` for an operand waits, a pixel's first one. What it waits for goes through the memory and back: so whether
+        # it asks is known from a register.
         go, fetch = Signal(), Signal()
         ready = ~valid if config.beats == 1 else ~valid | (end & last_beat)
         m.d.comb += [
             fetch.eq(valid & fetching & self.drained),
-            self.operand_valid.eq(valid & ~fetching & paired & first_beat),
-            go.eq(valid & ~fetching & (~first_beat | ~paired | self.operand_ready)),
+            self.operand_valid.eq(asks),
+            go.eq(valid & ~fetching & (~asks | self.operand_ready)),
             advance.eq(go & last_beat),
             self.i.ready.eq(ready & self.settled & ~halted),
             accept.eq(self.i.valid & self.i.ready),
@@ -154,13 +155,16 @@ class Drain(wiring.Component):
             with m.If(end):
                 m.d.sync += valid.eq(0)
         if config.combine:
+            with m.If(go):
+                m.d.sync += asks.eq(paired & last_beat & ~end)
             with m.If(fetch):
-                m.d.sync += [part.eq(~part), fetching.eq((config.lanes == 1) & ~part)]
+                again = (config.lanes == 1) & ~part
+                m.d.sync += [part.eq(~part), fetching.eq(again), asks.eq(~again)]
         with m.If(accept):
             m.d.sync += [valid.eq(1), opening.eq(1), word.eq(arriving), self.index.eq(self.i.payload.index), acc.eq(arriving.acc)]
             if config.combine:
                 needs = arriving.combine != Combine.NONE
-                m.d.sync += [paired.eq(needs), fetching.eq(needs), part.eq(0)]
+                m.d.sync += [paired.eq(needs), fetching.eq(needs), asks.eq(0), part.eq(0)]
 
         # An entry is taken by every block unless they advance: their number and the beat's are the digits of the distance.
         param_addr = Signal(15)
