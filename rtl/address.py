@@ -292,10 +292,10 @@ class AddressGenerator(wiring.Component):
         down = Signal(range((self.acc_depth - 1) * 15 + 1))  # y * stride_y
         pixel_ends, row_ends, pass_ends = Signal(), Signal(), Signal()
         most = given.stride_x + given.gap + given.tail  # words of a pixel: the last one's
-        words, row_words, pass_words = now.stride_x, Signal.like(most, reset_less=True), Signal.like(most, reset_less=True)
+        row_words, pass_words = Signal.like(most, reset_less=True), Signal.like(most, reset_less=True)
         with m.If(fresh):
             m.d.sync += [row_words.eq(given.stride_x + given.gap), pass_words.eq(most)]
-        words = Mux(last_column, Mux(last_row, pass_words, row_words), words)
+        words = Mux(last_column, Mux(last_row, pass_words, row_words), now.stride_x)
         m.d.comb += [
             pixel_ends.eq(~self._depthwise | (word == words)),
             row_ends.eq(pixel_ends & last_column),

@@ -174,9 +174,10 @@ class Sequencer(wiring.Component):
         waiting = Cat(gate.state.waiting for gate in gates.values()).any()
         left = Cat(gate.left for gate in gates.values()).any()
         # The tokens have been looked at when the end has lasted for a cycle.
-        at_end, ending, remain = Signal(), Signal(), Signal()
-        m.d.comb += at_end.eq(fetch.at_end & ~moving & ~waiting & ending)
-        m.d.sync += [ending.eq(fetch.at_end & ~moving & ~waiting), remain.eq(left)]
+        ending, lasts, remain = Signal(), Signal(), Signal()
+        m.d.comb += ending.eq(fetch.at_end & ~moving & ~waiting)
+        m.d.sync += [lasts.eq(ending), remain.eq(left)]
+        at_end = ending & lasts
         causes.append((at_end & remain, ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 0))
 
         # A dead engine: nothing in flight, no head can go, and fetch cannot bring anything that would change it.
