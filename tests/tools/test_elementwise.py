@@ -74,7 +74,7 @@ def test_two_tensors_are_the_hosts_where_the_engine_combines_none(tmp_path):
     lowered = lower(path, config)
     reasons_why = [reason for _, operator, where, reason, _ in lowered.rows if where == "host" and operator == "Add"]
     assert reasons_why == ["It combines two tensors element by element, which this engine was built without (combine = 0)."]
-    with pytest.raises(UnsupportedOperator, match=r"it combines two tensors, which the engine was built without \(combine = 0\)"):
+    with pytest.raises(UnsupportedOperator, match=r"it combines two tensors element by element, which this engine was built without \(combine = 0\)"):
         compile_frontend(lower(path), config)
 
 

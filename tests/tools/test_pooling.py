@@ -43,7 +43,7 @@ def test_maxima_are_the_hosts_where_the_engine_has_none(tmp_path, operator):
     if operator == "MaxPool":
         reasons = [reason for _, _, where, reason, _ in lower(path, config).rows if where == "host"]
         assert "It takes a maximum over pixels, which this engine was built without (maximum = 0)." in reasons
-        with pytest.raises(UnsupportedOperator, match=r"it takes a maximum over pixels, which the engine was built without \(maximum = 0\)"):
+        with pytest.raises(UnsupportedOperator, match=r"it takes a maximum over pixels, which this engine was built without \(maximum = 0\)"):
             compile_frontend(lower(path), config)
 
 

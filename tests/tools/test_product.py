@@ -131,7 +131,7 @@ def test_a_product_is_the_hosts_where_the_engine_fills_no_weights(tmp_path):
     path = tmp_path / "model.onnx"
     (reason,) = [reason for _, _, where, reason, _ in lower(path, config).rows if where == "host"]
     assert reason == "It multiplies two activations, which this engine was built without (fill = 0)."
-    with pytest.raises(UnsupportedOperator, match=r"it multiplies two activations, which the engine was built without \(fill = 0\)"):
+    with pytest.raises(UnsupportedOperator, match=r"it multiplies two activations, which this engine was built without \(fill = 0\)"):
         compile_frontend(lower(path), config)
 
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from celosia.rtl.isa import ExecuteInstruction, UnfoldInstruction, largest
 from celosia.tools.compiler.depthwise import choose
-from celosia.tools.compiler.ir import Conv, Graph, Pool, Product, Rearrange, Tensor
+from celosia.tools.compiler.ir import Conv, Graph, Product, Rearrange, Tensor
+from celosia.tools.compiler.knobs import built_without
 from celosia.tools.compiler.product import identity, prepare
 from celosia.tools.compiler.share import share
 from celosia.tools.errors import UnsupportedOperator
@@ -285,14 +286,8 @@ def _choose_unfold(graph, node, config):
 
 
 def _check_limits(graph, node, config):
-    if isinstance(node, Product) and not config.fill:
-        reason = "it multiplies two activations, which the engine was built without (fill = 0)"
-        raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
-    if node.combine and not config.combine:
-        reason = "it combines two tensors, which the engine was built without (combine = 0)"
-        raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
-    if isinstance(node, Pool) and node.takes_maximum and not config.maximum:
-        reason = "it takes a maximum over pixels, which the engine was built without (maximum = 0)"
-        raise UnsupportedOperator(graph.name, node.name, node.operator, reason)
+    missing = built_without(node, config)
+    if missing:
+        raise UnsupportedOperator(graph.name, node.name, node.operator, missing[1])
     if max(getattr(node, "pads", (0,))) > MAX_EXTENT:
         raise UnsupportedOperator(graph.name, node.name, node.operator, f"its pads must be at most {MAX_EXTENT}")

@@ -2,23 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-from celosia.tools.compiler import ir
+from celosia.tools.compiler import knobs
 from celosia.tools.compiler.graph import Operation
 from celosia.tools.compiler.reasons import refusal
 from celosia.tools.ops import FORMS, Features, Lowered, Refused
 from celosia.tools.ops.family import sentence, suggestion
 
-__all__ = ["ADVICE", "COMBINES", "MAXIMA", "PRODUCTS", "Decision", "Quantised", "quantise"]
+__all__ = ["ADVICE", "Decision", "Quantised", "quantise"]
 
 ADVICE = "ONNX Runtime computes it exactly between engine segments; to avoid that, use an operator of `celosia ops` in its place."
 """The suggestion where nobody has a better one."""
-
-COMBINES = "It combines two tensors element by element, which this engine was built without (combine = 0)."
-PRODUCTS = "It multiplies two activations, which this engine was built without (fill = 0)."
-MAXIMA = "It takes a maximum over pixels, which this engine was built without (maximum = 0)."
-COMBINE = "Use an engine with combine = 1, or let ONNX Runtime compute it between engine segments, exactly."
-MAXIMUM = "Use an engine with maximum = 1, or let ONNX Runtime compute it between engine segments, exactly."
-PRODUCT = "Use an engine with fill = 1, or let ONNX Runtime compute it between engine segments, exactly."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,12 +84,10 @@ def quantise(graph, config=None):
 
 
 def _refuse_what_is_missing(node, config):
-    if not config.combine and getattr(node, "combine", None):
-        raise Refused(COMBINES, COMBINE)
-    if not config.fill and isinstance(node, ir.Product):
-        raise Refused(PRODUCTS, PRODUCT)
-    if not config.maximum and isinstance(node, ir.Pool) and node.takes_maximum:
-        raise Refused(MAXIMA, MAXIMUM)
+    missing = knobs.built_without(node, config)
+    if missing:
+        knob, reason = missing
+        raise Refused(f"{reason[0].upper()}{reason[1:]}.", knobs.ADVICE.format(knob))
 
 
 def _apart(lowered):
