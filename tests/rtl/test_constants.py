@@ -3,17 +3,13 @@
 import dataclasses
 import random
 
-import numpy as np
 import pytest
 from amaranth.sim import Simulator
+from golden_runs import golden_runs
 
 from celosia.rtl.config import PRESETS
 from celosia.rtl.constants import ConstantMemory, places
 from celosia.rtl.interfaces import HostSignature
-from celosia.sim.executor import Executor
-from celosia.sim.graphs import random_graph, random_inputs
-from celosia.tools.compiler.pipeline import compile_graph
-from celosia.tools.driver import Driver, create_transport
 from celosia.tools.errors import DoesNotFit, UnsupportedOperator
 
 CONFIG = dataclasses.replace(
@@ -152,21 +148,4 @@ def test_everyone_is_served_in_order_tiles_at_once_and_second_halves_behind_the_
 
 
 def test_random_graphs_on_an_engine_of_single_port_memories_give_the_golden_integers():
-    ran = 0
-    with create_transport("verilator", CONFIG) as transport:
-        for seed in range(GRAPHS):
-            graph = random_graph(seed)
-            try:
-                program = compile_graph(graph, CONFIG)
-            except (DoesNotFit, UnsupportedOperator):
-                continue
-            driver, golden = Driver(transport, CONFIG), Executor(CONFIG, program)
-            driver.load(program)
-            for n in range(2):
-                inputs = {name: batch[n] for name, batch in random_inputs(graph, seed).items()}
-                outputs, stats = driver.run(inputs)
-                expected = golden.run(inputs)
-                assert all(np.array_equal(outputs[name], expected[name]) for name in expected), seed
-                assert stats.cycles > 0
-            ran += 1
-    assert ran > GRAPHS // 3
+    assert len(golden_runs(CONFIG, GRAPHS, refused=(DoesNotFit, UnsupportedOperator))) > 2 * (GRAPHS // 3)

@@ -3,18 +3,13 @@
 import dataclasses
 import random
 
-import numpy as np
 import pytest
 from amaranth.sim import Simulator
+from golden_runs import golden_runs
 
 from celosia.rtl.config import PRESETS
 from celosia.rtl.interfaces import ACT_READ_LATENCY, ACT_WRITE_LATENCY
 from celosia.rtl.oneport import OnePortActivationMemory
-from celosia.sim.executor import Executor
-from celosia.sim.graphs import random_graph, random_inputs
-from celosia.tools.compiler.pipeline import compile_graph
-from celosia.tools.driver import Driver, create_transport
-from celosia.tools.errors import DoesNotFit
 
 CONFIG = dataclasses.replace(PRESETS["test"], name="oneport", act_ports=1, act_banks=1, depthwise_rows=0, counters=0, debug=0)
 SMALL = dataclasses.replace(CONFIG, act_depth=64)
@@ -118,21 +113,5 @@ def test_everyone_is_served_in_order_and_the_execute_unit_is_never_refused(rates
 
 
 def test_random_graphs_on_an_engine_of_one_port_give_the_golden_integers():
-    ran = 0
-    with create_transport("verilator", CONFIG) as transport:
-        for seed in range(GRAPHS):
-            graph = random_graph(seed)
-            try:
-                program = compile_graph(graph, CONFIG)
-            except DoesNotFit:
-                continue
-            driver, golden = Driver(transport, CONFIG), Executor(CONFIG, program)
-            driver.load(program)
-            for n in range(2):
-                inputs = {name: batch[n] for name, batch in random_inputs(graph, seed).items()}
-                outputs, stats = driver.run(inputs)
-                expected = golden.run(inputs)
-                assert all(np.array_equal(outputs[name], expected[name]) for name in expected), seed
-                assert stats.units is None and stats.cycles > 0
-            ran += 1
-    assert ran > GRAPHS // 2
+    runs = golden_runs(CONFIG, GRAPHS)
+    assert len(runs) > GRAPHS and all(stats.units is None for stats in runs)
