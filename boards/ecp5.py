@@ -133,8 +133,14 @@ _ULX3S = {
 }
 
 BOARDS = (
-    Board(name="ulx3s_85f", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_named(_SMALL_85F, "ulx3s_85f"), clock=80.0, **_ULX3S),
-    Board(name="ulx3s_85f_small", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_SMALL_85F, clock=80.0, **_ULX3S),
+    # With seed 1 the router never ends.
+    Board(
+        name="ulx3s_85f", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_named(_SMALL_85F, "ulx3s_85f"), clock=80.0,
+        seeds=(2, 3, 4), **_ULX3S,
+    ),
+    Board(
+        name="ulx3s_85f_small", title="ULX3S 85F", platform=ULX3S_85F_Platform, config=_SMALL_85F, clock=80.0, seeds=(2, 3, 4), **_ULX3S,
+    ),
     Board(name="ulx3s_12f", title="ULX3S 12F", platform=ULX3S_12F_Platform, config=_SMALL, clock=50.0, **_ULX3S),
     Board(
         name="icesugar_pro", title="iCESugar-pro", family=_FAMILY, platform=ICESugarProPlatform, config=_named(_SMALL, "icesugar_pro"),
