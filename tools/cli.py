@@ -38,12 +38,13 @@ def parser():
     )  # fmt: skip
     strict = argparse.ArgumentParser(add_help=False)
     strict.add_argument("--strict", action="store_true", help="refuse a model of which a node would run on the host")
-    backend = argparse.ArgumentParser(add_help=False)
-    backend.add_argument(
+    on = argparse.ArgumentParser(add_help=False)
+    on.add_argument(
         "--on", metavar="BACKEND|BOARD", type=_backend, default="verilator",
         help="simulate the RTL: verilator (default), icarus or amaranth; compute with the golden executor, which has no cycles: golden; or run on the "
         f"board at {', '.join(FORMS[:-1])} or {FORMS[-1]}",
     )  # fmt: skip
+    backend = argparse.ArgumentParser(add_help=False, parents=[on])
     backend.add_argument("--json", metavar="FILE", help="write the report as JSON")
     backend.add_argument("--timeline", metavar="FILE.svg", help="draw what each unit did in the first inference")
     commands = result.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
@@ -125,6 +126,17 @@ def parser():
     flash.add_argument("file", metavar="FILE", nargs="?", help="the bitstream (default: that of build/BOARD)")
     demo = command("demo", "run handwritten digits through a small network and check every number", engine, backend)
     demo.add_argument("--limit", metavar="N", type=int, help="run only the first N images")
+    bench = command(
+        "bench", "measure networks of published shapes, generated with seeded weights, and check every output; exit code 1 on any difference "
+        "from ONNX Runtime", engine, on,
+    )  # fmt: skip
+    bench.add_argument(
+        "names", metavar="NETWORK", nargs="*",
+        help="resnet8, dscnn, vww, autoencoder (MLPerf Tiny), resnet50, mobilenetv1, mobilenetv2 (224 × 224), gemm-MxKxN (default: all, and "
+        "some products)",
+    )  # fmt: skip
+    bench.add_argument("--save", metavar="DIR", help="run nothing: write each network and an input, DIR/NAME.onnx and DIR/NAME.npz")
+    bench.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
     return result
 
 

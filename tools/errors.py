@@ -67,14 +67,15 @@ class BadProgram(CelosiaError):
 
 
 class DoesNotFit(CelosiaError):
-    """A network that is too large for a memory: names the memory and the bytes missing."""
+    """A network that is too large for a memory: names the memory and the bytes missing. ``fact`` is that sentence alone."""
 
     def __init__(self, memory, needed, available, what=""):
         self.memory = memory
-        super().__init__(
+        self.fact = (
             f"the {memory} memory is {needed - available:,} bytes too small: "
             f"{needed:,} needed{f' ({what})' if what else ''}, {available:,} available"
         )
+        super().__init__(self.fact)
 
     def name(self, file, engine):
         """Say of which model and engine this is, and what to do; return the error itself."""

@@ -1,0 +1,142 @@
+"""Generated networks: published shapes, values that use their range, compute-only bounds, and `celosia bench`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from celosia.rtl.config import PRESETS
+from celosia.tools.bench.bounds import bound, model_bound
+from celosia.tools.bench.measure import measure
+from celosia.tools.bench.networks import NETWORKS, conv, gemm, network
+from celosia.tools.check import Reference
+from celosia.tools.cli import main
+from celosia.tools.compiler import ir
+from celosia.tools.compiler.frontend import lower
+
+MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
+MAC256 = PRESETS["mac256"]
+MACS = {
+    "resnet8": 12_501_632, "dscnn": 2_656_768, "vww": 7_489_664, "autoencoder": 264_192,
+    "resnet50": 3_857_973_248, "mobilenetv1": 568_740_352, "mobilenetv2": 300_774_272,
+}  # fmt: skip
+TINY = {
+    "resnet8": "mlperf_ic_resnet8_int8", "dscnn": "mlperf_kws_dscnn_int8",
+    "vww": "mlperf_vww_mobilenetv1_int8", "autoencoder": "mlperf_ad_autoencoder_int8",
+}  # fmt: skip
+
+
+def graphs(model):
+    return [segment for segment in lower(model, MAC256).segments if isinstance(segment, ir.Graph)]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_macs_are_those_published(name):
+    assert network(name).macs == MACS[name]
+
+
+@pytest.mark.parametrize("name", ["resnet8", "dscnn", "vww", "autoencoder", "mobilenetv2"])
+def test_values_use_their_range(name):
+    net = network(name)
+    model = net.model()
+    tensors = [node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    outputs = {value.name for value in model.graph.output}
+    reference = Reference(model.SerializeToString(), keep=[tensor for tensor in tensors if tensor not in outputs])
+    values = reference.run({key: array[:, None] for key, array in net.feed(2).items()}, 2)
+    for tensor in tensors:
+        integers = values[tensor].astype(int)
+        assert 8 < integers.std() < 64, tensor
+        assert (integers == 127).mean() < 0.03, tensor
+        assert (integers[0] != integers[1]).mean() > 0.2, tensor
+
+
+def test_generation_is_reproducible():
+    assert network("resnet8").model() == network("resnet8").model()
+    assert all(np.array_equal(a, b) for a, b in zip(gemm(2, 3, 4).feed().values(), gemm(2, 3, 4).feed().values()))
+
+
+@pytest.mark.skipif(not MODELS.exists(), reason="the MLPerf Tiny models are not part of the project")
+@pytest.mark.parametrize("name", TINY)
+def test_layers_are_those_of_the_official_models(name):
+    def shapes(model):
+        return [
+            (
+                type(node).__name__, node.weight.shape if isinstance(node, ir.Weighted) else node.kernel,
+                node.stride, node.pads, getattr(node, "group", 1), node.combine is not None,
+            )
+            for graph in graphs(model) for node in graph.nodes
+        ]  # fmt: skip
+
+    assert sorted(shapes(network(name).model().SerializeToString())) == sorted(shapes(MODELS / f"{TINY[name]}.onnx"))
+
+
+@pytest.mark.parametrize(
+    "name, plain, loading", [("resnet8", 49_156, 49_216), ("dscnn", 11_504, 11_564), ("vww", 36_664, 39_760)]
+)
+def test_bounds_of_the_tiny_networks(name, plain, loading):
+    model = network(name).model().SerializeToString()
+    assert model_bound(model, MAC256) == plain
+    assert model_bound(model, MAC256, weight_rows=1) == loading
+    known = {"resnet8": 49_300, "dscnn": 11_600, "vww": 39_700}[name]  # of an array that loads a row of weights per cycle
+    assert loading == pytest.approx(known, rel=0.004)
+
+
+@pytest.mark.parametrize(
+    "builder, cycles",
+    [
+        (conv(3, 32, 16, 3, 1), 2 * 1024),  # 27 taps in two passes
+        (conv(16, 8, 24, 3, 2), 9 * 2 * 16),
+        (conv(32, 8, 32, 3, 1, depthwise=True), 2 * 64),
+        (conv(32, 8, 32, 5, 1, depthwise=True), 2 * 2 * 64),  # 25 taps in two passes
+        (gemm(40, 100, 20), 7 * 2 * 40),
+    ],
+)
+def test_bound_counts_passes(builder, cycles):
+    assert model_bound(builder.model().SerializeToString(), MAC256) == cycles
+
+
+def test_bound_of_a_grouped_convolution_counts_the_blocks_that_have_weights():
+    (graph,) = graphs(conv(64, 4, 64, 1, 1).model().SerializeToString())
+    (node,) = graph.nodes
+    grouped = ir.Conv(
+        **{name: getattr(node, name) for name in ("name", "operator", "sources", "input", "output", "scale", "zero_point", "bias")},
+        weight=node.weight[:, :16], group=4,
+    )  # fmt: skip
+    assert bound(node, graph, MAC256) == 4 * 4 * 16
+    assert bound(grouped, graph, MAC256) == 4 * 16
+
+
+def test_measurement_on_a_small_engine():
+    row, report = measure(conv(4, 8, 8, 3, 1), "test")
+    assert row.differences == 0 and row.elements == 512
+    assert row.cycles == report.cycles and row.ratio == row.bound / row.cycles
+    assert (row.bound, row.macs) == (9 * 2 * 64, 9 * 32 * 64)
+
+
+def test_networks_that_do_not_fit_are_listed_with_the_reason(capsys, tmp_path):
+    assert main(["bench", "gemm-16x16x16", "gemm-999x16x999", "--engine", "test", "--json", str(tmp_path / "b.json")]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "gemm-999x16x999: does not fit: the activation memory is" in printed
+    assert "0 of 256 output elements differ" in printed
+    small, large = json.loads((tmp_path / "b.json").read_text())["networks"]
+    assert small["cycles"] > small["bound"] == 256 and small["differences"] == 0
+    assert large["cycles"] is None and "does not fit" in large["reason"]
+
+
+def test_a_difference_makes_the_command_fail(monkeypatch, capsys):
+    from celosia.tools.bench import measure as module
+
+    run = module.InferenceSession.run
+    monkeypatch.setattr(module.InferenceSession, "run", lambda *args: [run(*args)[0] ^ np.int8(1)])
+    assert main(["bench", "gemm-2x4x4", "--engine", "test", "--on", "golden"]) == 1
+    assert "8 of 8 output elements differ" in capsys.readouterr().out
+
+
+def test_unknown_network_and_saved_files(capsys, tmp_path):
+    assert main(["bench", "resnet9"]) == 1
+    assert "network must be one of resnet8" in capsys.readouterr().err
+    assert main(["bench", "gemm-2x4x4", "--save", str(tmp_path / "new")]) == 0
+    capsys.readouterr()
+    model, feed = (str(tmp_path / "new" / f"gemm-2x4x4.{suffix}") for suffix in ("onnx", "npz"))
+    assert main(["run", model, "--input", feed, "--engine", "test", "--on", "golden", "--check"]) == 0

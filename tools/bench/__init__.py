@@ -1,0 +1,1 @@
+"""Networks of published shapes, generated with seeded weights, and what they take on an engine: ``celosia bench``."""
