@@ -11,7 +11,7 @@ from celosia.sim.executor import Executor
 from celosia.sim.icarus import IcarusError
 from celosia.sim.transport import TransportError
 from celosia.sim.verilator.build import BuildError
-from celosia.tools.compiler.pipeline import estimate
+from celosia.tools.compiler.sinks import statistics
 from celosia.tools.driver import Driver, create_transport
 from celosia.tools.errors import EngineError
 from celosia.tools.places import is_place
@@ -88,7 +88,7 @@ class Simulated:
 
     def __init__(self, kind, config, program, workers):
         self.kind, self.config, self.program, self.workers = kind, config, program, workers
-        self.limit = 1_000_000 + PATIENCE * sum(cycles for _, cycles in estimate(program, config))
+        self.limit = 1_000_000 + PATIENCE * statistics(program, config)[0].execute_cycles
 
     def run(self, feed, progress):
         """Run every inference; see :meth:`Golden.run`."""

@@ -68,6 +68,15 @@ def parser():
     )  # fmt: skip
     run.add_argument("--limit", metavar="N", type=int, help="run only the first N inferences")
 
+    estimate = command(
+        "estimate", "predict the cycles of each layer in a moment, without running the model, and what bounds them: the array, loading its weights, "
+        "the load unit, the store unit, or the latency from one to the next; a model that does not fit the engine is estimated as if memories were larger",
+        engine,
+    )  # fmt: skip
+    estimate.add_argument("model", metavar="MODEL.onnx|PROGRAM", help="a quantised ONNX model, or a file of `celosia compile`")
+    estimate.add_argument("--json", metavar="FILE", help="write the report as JSON, with the keys of `celosia run --json` and `bound` for each layer")
+    estimate.add_argument("--timeline", metavar="FILE.svg", help="draw what each unit will do")
+
     build = command("compile", "compile a model into a program file", engine, strict)
     build.add_argument("model", metavar="MODEL.onnx")
     build.add_argument("-o", "--output", metavar="PROGRAM", help="the program file to write")
@@ -181,9 +190,9 @@ def _check_paths(options):
     }
     output = "--output" if options.command == "run" else "-o"
     check_paths(inputs, {output: given.get("output"), "--json": given.get("json"), "--timeline": given.get("timeline")})
-    if given.get("timeline") and options.on == "golden":
+    if given.get("timeline") and given.get("on") == "golden":
         raise BadConfig("--timeline needs cycles, and there are none on 'golden'; use --on verilator")
-    if given.get("timeline") and is_place(options.on):
+    if given.get("timeline") and is_place(given.get("on", "")):
         raise BadConfig(f"--timeline needs what only a simulator sees, and {options.on} is a board; use --on verilator")
 
 

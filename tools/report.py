@@ -24,7 +24,11 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReport:
-    """One row: a node on the engine (``cycles`` is None where time does not exist, on the golden executor) or on the host."""
+    """One row: a node on the engine (``cycles`` is None where time does not exist, on the golden executor) or on the host.
+
+    ``bound`` says what keeps it from taking fewer cycles: ``array``, ``weights`` (the array takes weights), ``load``, ``store`` or ``latency``;
+    empty where that is not known.
+    """
 
     name: str
     operator: str
@@ -33,10 +37,12 @@ class LayerReport:
     macs: int
     utilization: float | None
     reason: str = ""
+    bound: str = ""
 
     def to_dict(self):
         """Return what `--json` writes of the layer."""
-        keys = ("name", "operator", "where", "cycles", "macs", "utilization", *(("reason",) if self.where == "host" else ()))
+        keys = ["name", "operator", "where", "cycles", "macs", "utilization"]
+        keys += ["reason"] * (self.where == "host") + ["bound"] * bool(self.bound)
         return {key: getattr(self, key) for key in keys}
 
 
@@ -101,8 +107,11 @@ class Report:
             "layers": [layer.to_dict() for layer in self.layers],
         }
 
-    def add_program(self, program, cycles, events):
-        """Append the layers of an engine segment that took ``cycles`` (None on the golden executor) with these events (none on a board)."""
+    def add_program(self, program, cycles, events, bound=lambda layer, cycles: ""):
+        """Append the layers of an engine segment that took ``cycles`` (None on the golden executor) with these events (none on a board).
+
+        ``bound`` is called for what bounds a layer that took so many cycles.
+        """
         shares, unexplained = [None] * len(program.layers), None
         if cycles:
             self.cycles = (self.cycles or 0) + cycles
@@ -120,6 +129,7 @@ class Report:
                     cycles=share,
                     macs=layer.macs,
                     utilization=utilization,
+                    bound=bound(layer, share),
                 )
             )
 
@@ -175,6 +185,7 @@ def table(report):
     from rich.table import Table
 
     timed = report.cycles is not None
+    bounded = any(layer.bound for layer in report.layers)
     result = Table(
         title=f"{escape(report.model)} on {report.engine} ({report.backend}), one inference", title_justify="left", expand=False
     )
@@ -183,11 +194,13 @@ def table(report):
     result.add_column("where")
     for title in ("cycles", "MACs", "utilisation"):
         result.add_column(title, justify="right", no_wrap=True)
+    if bounded:
+        result.add_column("bound by")
     for layer in report.layers:
         host = layer.where == "host"
         result.add_row(
             escape(layer.name), layer.operator, layer.where, _number(layer.cycles), "" if host else _number(layer.macs),
-            _percent(layer.utilization) if layer.macs else "", style="dim" if host else None,
+            _percent(layer.utilization) if layer.macs else "", *[layer.bound] * bounded, style="dim" if host else None,
         )  # fmt: skip
     if timed and report.unexplained:
         result.add_row("(no unit at work)", "", "", _number(report.unexplained), "", "", style="dim")

@@ -441,3 +441,22 @@ def test_interrupted_write_leaves_nothing(net, capsys, monkeypatch):
     code, _, err = call(capsys, "run", "net.onnx", "--input", "in.npz", "--output", "out.npz", *GOLDEN)
     assert (code, err) == (1, "celosia: out.npz: cannot be written: No space left on device\n")
     assert sorted(path.name for path in net.iterdir()) == ["in.npz", "net.onnx"]
+
+
+def test_estimate_prints_cycles_and_what_bounds_them(net, capsys):
+    code, out, err = call(capsys, "estimate", "net.onnx", "--engine", "test", "--json", "e.json", "--timeline", "e.svg")
+    assert (code, err) == (0, "")
+    assert "bound by" in out and "predicted by the cycle model" in out
+    report = json.loads((net / "e.json").read_text())
+    assert report["on"] == "estimate" and report["cycles"] == sum(layer["cycles"] for layer in report["layers"]) + report["unexplained_cycles"]
+    assert {layer["bound"] for layer in report["layers"]} <= {"array", "weights", "load", "store", "latency"}
+    assert (net / "e.svg").read_text().startswith("<svg")
+    call(capsys, "compile", "net.onnx", "--engine", "test", "-o", "net.celosia")
+    assert call(capsys, "estimate", "net.celosia", "--engine", "test")[0] == 0
+
+
+def test_estimate_of_a_model_that_does_not_fit_says_so(net, capsys):
+    small = {"name": "small"} | json.loads(PRESETS["test"].to_json()) | {"weight_tiles": 8}
+    (net / "small.json").write_text(json.dumps(small))
+    code, out, _ = call(capsys, "estimate", "net.onnx", "--engine", "small.json")
+    assert code == 0 and "does not fit engine" in out and "as if the engine had the largest memories" in out

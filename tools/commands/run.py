@@ -16,7 +16,7 @@ from celosia.tools.report import table
 from celosia.tools.session import InferenceSession, check_feed
 from celosia.tools.timeline import timeline
 
-__all__ = ["execute", "print_comparison", "refuse_host_nodes", "run", "write_files"]
+__all__ = ["execute", "print_comparison", "refuse_host_nodes", "run", "write_files", "write_report"]
 
 SHOWN = 10
 """Tensors with differences that are listed by name."""
@@ -86,13 +86,17 @@ def compare(session, options, feed, outputs):
 
 def write_files(session, options, outputs):
     """Write what ``--output``, ``--json`` and ``--timeline`` ask for."""
-    report = session.report
-    if options.timeline and not report.traces:
-        raise BadConfig(f"--timeline needs cycles, and there are none: the engine runs no node of {report.model}")
     if getattr(options, "output", None):
         names = [argument.name for argument in session.get_outputs()]
         with replacing(options.output) as path, open(path, "wb") as file:
             np.savez(file, **dict(zip(names, outputs)))
+    write_report(session.report, options)
+
+
+def write_report(report, options):
+    """Write what ``--json`` and ``--timeline`` ask for."""
+    if options.timeline and not report.traces:
+        raise BadConfig(f"--timeline needs cycles, and there are none: the engine runs no node of {report.model}")
     if options.json:
         write_json(options.json, report.to_dict())
     if options.timeline:

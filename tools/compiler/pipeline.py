@@ -28,13 +28,12 @@ from celosia.tools.compiler.emit import emit
 from celosia.tools.compiler.layout import lay_out
 from celosia.tools.compiler.options import CompilerOptions
 from celosia.tools.compiler.schedule import schedule
-from celosia.tools.compiler.sinks import statistics
 from celosia.tools.compiler.tile import tile
 from celosia.tools.compiler.verify import verify
 from celosia.tools.errors import DoesNotFit
 from celosia.tools.program import EngineSegment, Model
 
-__all__ = ["PASSES", "compile_frontend", "compile_graph", "compile_model", "describe", "estimate"]
+__all__ = ["PASSES", "compile_frontend", "compile_graph", "compile_model", "describe"]
 
 PASSES = (
     "importer", "legalise", "quantise", "partition", "fuse",
@@ -165,14 +164,3 @@ def describe(result):
     if isinstance(result, tuple):
         return "\n\n".join(describe(part) for part in result)
     return str(result)
-
-
-def estimate(program, config):
-    """Return the ideal cycles of each layer: how long the array issues its passes if it never waits.
-
-    Returns
-    -------
-    list of (Layer, int)
-    """
-    _, layers = statistics(program, config)
-    return [(layer, sink.execute_cycles) for layer, sink in zip(program.layers, layers)]

@@ -1,0 +1,191 @@
+"""How long each unit takes for an instruction: closed forms of what the units' docstrings in :mod:`celosia.rtl` say.
+
+A unit of the cycle model is told when an instruction is offered and answers when it is taken and when it is done, in the cycles of the
+unit's own stream (``i.valid & i.ready``) and of its ``done``. It remembers what it did before, and nothing else: that units meet at the
+ports of a memory is not modelled where both have one (``act_ports`` = 2), and on average where they share one.
+"""
+
+from typing import NamedTuple
+
+from celosia.rtl import add, requantizer
+from celosia.rtl.accumulator import timing
+from celosia.rtl.execute import execute_latency
+from celosia.rtl.interfaces import ACC_READ_LATENCY, TABLE_READ_LATENCY
+from celosia.rtl.isa import Combine, Opcode, Unit
+from celosia.rtl.load import FILL_OVERHEAD, LOAD_OVERHEAD
+from celosia.rtl.serial_load import STEP_CYCLES, TAP_ROW_CYCLES
+from celosia.rtl.serial_requantizer import PERIOD
+
+__all__ = ["Run", "unit_models"]
+
+
+class Run(NamedTuple):
+    """An instruction in its unit.
+
+    ``taken`` and ``done`` are cycles. ``work`` is how many the unit needs for it if it never waits and the next instruction follows at once;
+    ``weights`` says how many of them only serve to load weights.
+    """
+
+    taken: int
+    done: int
+    work: int
+    weights: int = 0
+
+
+class ExecuteModel:
+    """:class:`celosia.rtl.execute.Execute`: one word per cycle, passes as far apart as weights and accumulators demand."""
+
+    def __init__(self, config):
+        self.config = config
+        self.distance = timing(config.pipelining).distance if config.pipelining else 0  # else words of an entry are far enough apart
+        self.latency = execute_latency(config.rows, pipelining=config.pipelining)
+        self.to_end = self.latency - timing(config.pipelining).distance + 1  # from the last issue to `ended`
+        self.free = 0  # the first cycle in which the address generator can begin
+        self.loader = 0  # the first cycle in which a walk through a weight tile can start
+        self.last = None  # (bank, first entry, cycle of its issue, entries) of the last pass; its last counting word
+
+    def take(self, i, offered):
+        config = self.config
+        passes, pixels = i.kernel_y * i.kernel_x * i.blocks, i.tile_rows * i.tile_cols
+        words, trailing = pixels, 1
+        if i.depthwise:
+            trailing = i.stride_x + i.gap + i.tail
+            words = i.tile_rows * (i.tile_cols * i.stride_x + i.gap) + i.tail
+        load = 0 if i.hold else config.load_cycles
+        fresh = max(words, load, 2)  # from one pass to the next that overwrites
+        later = fresh  # to the next that adds
+        if i.depthwise:
+            later = max(fresh, words - trailing + self.distance)
+        elif not i.per_block or i.blocks == 1:
+            later = max(fresh, self.distance)
+        overwriting = 0 if i.accumulate else i.blocks if i.per_block else 1
+        between = max(overwriting - 1, 0) * fresh + (passes - max(overwriting, 1)) * later
+
+        begin = max(offered, self.free)
+        first = max(begin + 2, self.loader)
+        if i.accumulate:
+            first = max(first, self._seen(i))
+        start = first + between  # of the last pass
+        last = start + words - 1
+        self.loader = (first if i.hold else start) + config.load_cycles
+        self.last = (i.bank, i.acc + (pixels * (i.blocks - 1) if i.per_block else 0), start, pixels, last - trailing + 1)
+        work = between + max(words, load)
+        weights = work - passes * words if load > words else 0
+        if config.pipelining:
+            self.free = last - (words > 1)
+            return Run(begin + 1, last + self.latency, work, weights)
+        self.free = last + self.to_end + 1
+        return Run(last + self.to_end, last + self.latency, work, weights)
+
+    def _seen(self, i):
+        """Return the first cycle in which the first word can be issued if its entry is one of the last pass."""
+        if self.last is None:
+            return 0
+        bank, entry, start, count, counting = self.last
+        if i.depthwise:
+            return counting + self.distance
+        return start + i.acc - entry + self.distance if bank == i.bank and 0 <= i.acc - entry < count else 0
+
+
+class StoreModel:
+    """:class:`celosia.rtl.store.Store`: one beat per cycle; before an operand is read, and where constants change, it runs empty."""
+
+    OPERANDS = ACC_READ_LATENCY + 1
+
+    def __init__(self, config):
+        self.config = config
+        addends = self.OPERANDS + requantizer.LATENCY + TABLE_READ_LATENCY
+        self.latency = addends + (add.LATENCY if config.combine else 0)
+        self.settling = addends + add.CONTROL_LATENCY if config.combine else self.OPERANDS + requantizer.LATENCY
+        self.free = self.settled = self.drained = 0
+        self.constants = (0, 0, 0, 0, 0, 0)
+        self.combined = False
+
+    def take(self, i, offered):
+        config = self.config
+        taken = max(offered, self.free, self.settled)
+        beats = i.blocks * i.tile_rows * i.tile_cols * config.beats
+        first = taken + 1
+        combines = i.combine != Combine.NONE
+        if combines:
+            first = max(first, self.drained) + (2 if config.lanes == 1 else 1)
+        constants = (i.raw, i.zero_point, i.low, i.high, i.use_table, i.table)
+        if combines or self.combined or constants != self.constants:
+            self.settled = first + self.settling
+        self.constants, self.combined = constants, combines
+        last = first + beats - 1
+        self.free = last + (config.beats == 1)
+        self.drained = last + self.latency + 2
+        return Run(taken, last + self.latency + 1, beats)
+
+
+class SerialStoreModel:
+    """:class:`celosia.rtl.serial_store.SerialStore`: :data:`PERIOD` cycles for an element, one instruction at a time."""
+
+    AFTER = 3 * PERIOD + 7
+    """Cycles from the last element's operands to the instruction's end: three stages, the write, and the next address."""
+
+    def __init__(self, config):
+        self.config = config
+        self.free = 0
+
+    def take(self, i, offered):
+        elements = i.blocks * i.tile_rows * i.tile_cols * self.config.cols
+        start = max(offered, self.free)
+        start += -(start + 1) % PERIOD  # the phase counts from the run's first cycle
+        taken = start + elements * PERIOD + self.AFTER
+        self.free = taken + 2
+        return Run(taken, taken + 1, elements * PERIOD)
+
+
+class LoadModel:
+    """:class:`celosia.rtl.load.Load`: a column of every stream, or a row of a weight tile, per cycle."""
+
+    def __init__(self, config):
+        self.config = config
+        self.chunk = 1 << (config.unfold_streams - 1).bit_length()
+        self.free = 0
+
+    def take(self, i, offered):
+        taken = max(offered, self.free)
+        if i.opcode == Opcode.FILL:
+            work = i.tiles * self.config.rows
+            done = taken + work + FILL_OVERHEAD
+        else:
+            groups = i.tile_rows * i.groups
+            width = max((i.tile_cols - 1) * i.stride_x + self.config.rows // i.streams, i.left + i.inside)
+            chunks = -(-i.inside // self.chunk)
+            asked = i.streams * (chunks + (self.chunk > 1))
+            late = max(2 * i.streams - i.left, 0)
+            work = groups * max(width, asked)
+            behind = width - i.left - (chunks - 1) * self.chunk  # steps after the last chunk
+            done = taken + LOAD_OVERHEAD + max(groups * width + late, groups * asked + behind)
+        self.free = done + 1
+        return Run(taken, done, work)
+
+
+class SerialLoadModel:
+    """:class:`celosia.rtl.serial_load.SerialLoad`: some cycles for a byte, one instruction at a time."""
+
+    def __init__(self, config):
+        self.config = config
+        self.free = 0
+
+    def take(self, i, offered):
+        rows = i.tile_rows * i.groups
+        steps = max((i.tile_cols - 1) * i.stride_x + self.config.rows, i.left + i.inside)
+        y = range(i.tile_rows)
+        read = sum(0 <= i.y0 + t * i.stride_y + g % i.kernel_y < i.in_height for t in y for g in range(i.groups))
+        work = rows * (TAP_ROW_CYCLES + steps * STEP_CYCLES + i.tile_cols) + read * i.inside
+        taken = max(offered, self.free) + work
+        self.free = taken + 1
+        return Run(taken, taken, work)
+
+
+def unit_models(config):
+    """Return the model of each unit of an engine."""
+    return {
+        Unit.LOAD: (SerialLoadModel if config.serial_load else LoadModel)(config),
+        Unit.EXECUTE: ExecuteModel(config),
+        Unit.STORE: (SerialStoreModel if config.lane_cycles > 1 else StoreModel)(config),
+    }
