@@ -15,11 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from celosia.rtl.gate import UNIT_NAMES
+from celosia.sim.cycles import conflicts
 from celosia.sim.cycles.sequencer import Sequencer
 from celosia.sim.cycles.units import unit_models
 from celosia.sim.events import EVENT
 
 __all__ = ["Prediction", "predict"]
+
+ROUNDS = 3
+"""What units lose at memories follows from when they work, and the other way round: this often."""
 
 
 class Prediction(NamedTuple):
@@ -72,8 +76,14 @@ def predict(instructions, config):
     EngineError
         If it does not come to an end.
     """
-    sequencer = Sequencer(instructions, config, unit_models(config))
-    cycles = sequencer.run()
+    lost = {}
+    for _ in range(ROUNDS):
+        models = unit_models(config)
+        sequencer = Sequencer(instructions, config, models, lost)
+        cycles = sequencer.run()
+        before, lost = lost, conflicts.lost_cycles(instructions, config, sequencer.runs, models)
+        if lost == before:
+            break
     work, weights = np.zeros((2, len(instructions)), np.int64)
     for number, run in sequencer.runs.items():
         work[number], weights[number] = run.work, run.weights

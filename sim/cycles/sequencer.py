@@ -48,6 +48,8 @@ class Sequencer:
     config : EngineConfig
     models : dict of Unit to its model
         See :mod:`~celosia.sim.cycles.units`.
+    lost : dict of int to int
+        Cycles that instructions lose at memories, by their numbers.
 
     Members
     -------
@@ -57,8 +59,8 @@ class Sequencer:
         As :data:`celosia.sim.events.EVENT`, in the order in which they were offered.
     """
 
-    def __init__(self, instructions, config, models):
-        self.instructions, self.models = instructions, models
+    def __init__(self, instructions, config, models, lost):
+        self.instructions, self.models, self.lost = instructions, models, lost
         self.parts = INSTRUCTION_BITS // config.fetch_bits
         self.short = {code for code in Opcode if zero_bits(code)[-1] < config.fetch_bits}
         self.gates = {unit: Gate(config.queue_depth) for unit in models}
@@ -157,7 +159,7 @@ class Sequencer:
             return
         gate.tokens = [has - needs for has, needs in zip(gate.tokens, waits)]
         offered = cycle + 1
-        run = self.runs[number] = self.models[unit].take(instruction, offered)
+        run = self.runs[number] = self.models[unit].take(instruction, offered, self.lost.get(number, 0))
         began = max(offered, gate.ended + 1)
         waited = offered - max(gate.ready + 1, gate.ended + 1)
         self.events.append((unit.value, number, began + DOORBELL, run.done + 1 + DOORBELL, 0, max(waited, 0)))

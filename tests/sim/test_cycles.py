@@ -22,7 +22,7 @@ from celosia.tools.session import engine_config
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
 
 ERROR = 0.03
-SLACK = 32
+SLACK = 30
 """Cycles that a prediction may be wrong besides: tiny programs last some hundred."""
 
 LONG = 500
@@ -63,9 +63,10 @@ def test_digits(engine):
     assert all(close(*layer, 0) for layer in layers if layer[0] >= LONG)
 
 
+@pytest.mark.parametrize("engine", ["test", "mac64"])
 @pytest.mark.parametrize("seed", range(12))
-def test_random_graphs(seed, tmp_path):
-    config = PRESETS["mac64"]
+def test_random_graphs(seed, engine, tmp_path):
+    config = PRESETS[engine]
     onnx.save(build(random_recipe(seed))[0], tmp_path / "net.onnx")
     for program in programs(tmp_path / "net.onnx", config):
         cycles, predicted, _ = compare(program, config)
@@ -74,17 +75,19 @@ def test_random_graphs(seed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MODELS.exists(), reason="these models are not part of the project")
-@pytest.mark.parametrize("engine", ["test", "mac64", "mac256"])
+@pytest.mark.parametrize("engine, of_layers", [("test", 0.04), ("mac64", 0.04), ("mac256", 0.02), ("icebreaker", 0.1)])
 @pytest.mark.parametrize("name", sorted(path.stem for path in MODELS.glob("*.onnx") if not path.stem.endswith("_float")))
-def test_networks_from_elsewhere(name, engine):
+def test_networks_from_elsewhere(name, engine, of_layers):
     config = engine_config(engine)
     try:
         parts = programs(MODELS / f"{name}.onnx", config)
     except DoesNotFit as problem:
         pytest.skip(str(problem))
-    for program in parts:
-        cycles, predicted, _ = compare(program, config)
-        assert close(cycles, predicted), (cycles, predicted)
+    found = [compare(program, config) for program in parts]
+    cycles, predicted = (sum(counts) for counts in list(zip(*found))[:2])
+    assert abs(predicted - cycles) <= ERROR * cycles, (cycles, predicted)
+    layers = [layer for *_, shares in found for layer in shares if layer[0] >= LONG]
+    assert all(abs(predicted - cycles) <= of_layers * cycles for cycles, predicted in layers), layers
 
 
 def instruction(opcode, **fields):
