@@ -106,7 +106,20 @@ def _banks(instructions, config, runs, models):
         step = np.arange(i.tile_rows * i.groups)[:, None] * width + config.rows // i.streams - 1 + np.arange(i.tile_cols) * i.stride_x
         banks = (i.dest + np.arange(step.size)) % config.act_banks
         found[number] = _refused(writes, run.first + LANES_LATENCY, banks, np.diff(step.reshape(-1), append=step[-1, -1] + 1), int(step[0, 0]))
+        banks = _unfold_reads(i, config)
+        spare = max(step.shape[0] * width - len(banks), 0)  # the columns take longer than their reads
+        gaps = np.diff(np.arange(len(banks) + 1) * (spare + len(banks)) // len(banks))
+        found[number] += max(_refused(executes, run.taken + 3, banks, gaps) - spare, 0)
     return found
+
+
+def _unfold_reads(i, config):
+    """Return the banks of an ``UNFOLD``'s reads in order, -1 where nothing is read."""
+    address, exists = unfold_bytes(i)
+    chunk = 1 << (config.unfold_streams - 1).bit_length()
+    chunks = np.arange(-(-i.inside // chunk) + (chunk > 1))
+    words = (address[..., :1] // chunk + chunks) * chunk // config.rows
+    return np.where(exists[..., None], words % config.act_banks, -1).swapaxes(2, 3).reshape(-1)
 
 
 def _refused(claims, first, banks, gaps, begin=0):
@@ -151,7 +164,7 @@ def _one_port(instructions, config, runs):
                 if not words:
                     found[number] += accesses * both / length
                 elif config.constant_ports == 1:
-                    tiles = (1 if execute.hold else passes_of(execute, config).count) * both / max(at.last - at.first, 1)
+                    tiles = (1 if execute.hold else passes_of(execute, config).passes) * both / max(at.last - at.first, 1)
                     found[number] += tiles * (config.load_cycles - 1.5)
                     found[other] += tiles / 4
     return {number: round(lost) for number, lost in found.items()}

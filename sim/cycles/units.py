@@ -41,7 +41,7 @@ class Passes(NamedTuple):
     """An ``EXECUTE``: passes of ``words``, the last ``trailing`` of which come with the last pixel and behind it; the ``overwriting`` ones come
     first, ``fresh`` cycles apart, the others ``later`` cycles."""
 
-    count: int
+    passes: int
     words: int
     trailing: int
     overwriting: int
@@ -52,12 +52,12 @@ class Passes(NamedTuple):
     def between(self):
         """Cycles from the first word of the first pass to that of the last one."""
         first = max(self.overwriting, 1)
-        return (first - 1) * self.fresh + (self.count - first) * self.later
+        return (first - 1) * self.fresh + (self.passes - first) * self.later
 
     def starts(self):
         """Return the cycle of each pass's first word, from that of the first."""
         first = max(self.overwriting, 1)
-        return np.cumsum([0] + [self.fresh] * (first - 1) + [self.later] * (self.count - first))
+        return np.cumsum([0] + [self.fresh] * (first - 1) + [self.later] * (self.passes - first))
 
 
 def passes_of(i, config):
@@ -103,7 +103,7 @@ class ExecuteModel:
         entry = i.acc + (i.tile_rows * i.tile_cols * (i.blocks - 1) if i.per_block else 0)
         self.last = (i.bank, entry, start, i.tile_rows * i.tile_cols, last - passes.trailing + 1)
         work = passes.between + max(words, load)
-        weights = work - passes.count * words if load > words else 0
+        weights = work - passes.passes * words if load > words else 0
         if config.pipelining:
             self.free = last - (words > 1)
             return Run(begin + 1, last + self.latency, first, last, work, weights)

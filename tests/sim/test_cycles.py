@@ -83,6 +83,8 @@ def test_networks_from_elsewhere(name, engine, of_layers):
         parts = programs(MODELS / f"{name}.onnx", config)
     except DoesNotFit as problem:
         pytest.skip(str(problem))
+    if not parts:
+        pytest.skip("the engine runs no node of it")
     found = [compare(program, config) for program in parts]
     cycles, predicted = (sum(counts) for counts in list(zip(*found))[:2])
     assert abs(predicted - cycles) <= ERROR * cycles, (cycles, predicted)
