@@ -77,11 +77,13 @@ def predict(instructions, config):
         If it does not come to an end.
     """
     lost = {}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         models = unit_models(config)
         sequencer = Sequencer(instructions, config, models, lost)
         cycles = sequencer.run()
-        before, lost = lost, conflicts.lost_cycles(instructions, config, sequencer.runs, models)
+        before = lost
+        if number < ROUNDS - 1:
+            lost = conflicts.lost_cycles(instructions, config, sequencer.runs, models)
         if lost == before:
             break
     work, weights = np.zeros((2, len(instructions)), np.int64)

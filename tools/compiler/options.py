@@ -24,6 +24,8 @@ class CompilerOptions:
         Tiles of unfolded input that exist at the same time; fewer where memory is short.
     unfold_lead : int
         Tiles that the load unit unfolds ahead of the array. At most three, so that its queue never blocks the others.
+    search : bool
+        Try some other values of ``max_pixels`` and ``min_tiles``, and keep the program with the fewest predicted cycles.
     verify : bool
         Prove after scheduling that the tokens order all accesses.
     """
@@ -34,6 +36,7 @@ class CompilerOptions:
     store_latency: int = 80
     unfold_slots: int = 256
     unfold_lead: int = 3
+    search: bool = True
     verify: bool = True
 
     def __post_init__(self):

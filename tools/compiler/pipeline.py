@@ -17,10 +17,11 @@ verify       :mod:`~celosia.tools.compiler.verify`                        nothin
 ===========  ===========================================================  ==================================================
 
 The first five are the front end's (:mod:`~celosia.tools.compiler.frontend`) and see the whole model; the others run for each
-segment of the engine.
+segment of the engine, and with other options again where that may save cycles (:mod:`~celosia.tools.compiler.search`).
 """
 
 from dataclasses import replace
+from functools import partial
 
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.allocate import allocate
@@ -28,6 +29,7 @@ from celosia.tools.compiler.emit import emit
 from celosia.tools.compiler.layout import lay_out
 from celosia.tools.compiler.options import CompilerOptions
 from celosia.tools.compiler.schedule import schedule
+from celosia.tools.compiler.search import fewest_cycles
 from celosia.tools.compiler.tile import tile
 from celosia.tools.compiler.verify import verify
 from celosia.tools.errors import DoesNotFit
@@ -110,17 +112,23 @@ def compile_graph(graph, config, options=None, *, observe=None):
 
 
 def _compile(graph, config, options, observe):
-    allocation = _place(graph, config, options)
+    emission = _emit(graph, config, options)
+    if options.search:
+        emission = fewest_cycles(emission, partial(_emit, graph, config), config, options)
+    allocation = emission.allocation
     observe("layout", allocation.schedule.tiling.layout)
     observe("tile", allocation.schedule.tiling)
     observe("schedule", allocation.schedule)
     observe("allocate", allocation)
-    emission = emit(allocation, config, options)
     observe("emit", emission)
     if options.verify:
         verify(emission, config)
         observe("verify", None)
     return emission.program
+
+
+def _emit(graph, config, options):
+    return emit(_place(graph, config, options), config, options)
 
 
 def _place(graph, config, options):
