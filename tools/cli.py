@@ -144,6 +144,10 @@ def parser():
         help="resnet8, dscnn, vww, autoencoder (MLPerf Tiny), resnet50, mobilenetv1, mobilenetv2 (224 × 224), gemm-MxKxN (default: all, and "
         "some products)",
     )  # fmt: skip
+    bench.add_argument(
+        "--convs", action="store_true",
+        help="measure 60 single convolutions (channels 1…512, sizes 1…112, kernels 1…7, strides 1…3), and say what those far from their bound wait for",
+    )  # fmt: skip
     bench.add_argument("--save", metavar="DIR", help="run nothing: write each network and an input, DIR/NAME.onnx and DIR/NAME.npz")
     bench.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
     return result

@@ -8,12 +8,14 @@ import pytest
 
 from celosia.rtl.config import PRESETS
 from celosia.tools.bench.bounds import bound, model_bound
-from celosia.tools.bench.measure import measure
+from celosia.tools.bench.convs import CAUSES, SHAPES, lost_cycles
+from celosia.tools.bench.measure import SWEEP, measure
 from celosia.tools.bench.networks import NETWORKS, conv, gemm, network
 from celosia.tools.check import Reference
 from celosia.tools.cli import main
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.frontend import lower
+from celosia.tools.compiler.options import CompilerOptions
 
 MODELS = Path(__file__).resolve().parents[3] / "shared" / "models"
 MAC256 = PRESETS["mac256"]
@@ -86,6 +88,7 @@ def test_bounds_of_the_tiny_networks(name, plain, loading):
     "builder, cycles",
     [
         (conv(3, 32, 16, 3, 1), 2 * 1024),  # 27 taps in two passes
+        (conv(3, 16, 16, 6, 2), 9 * 64),  # two rows of six taps a pass
         (conv(16, 8, 24, 3, 2), 9 * 2 * 16),
         (conv(32, 8, 32, 3, 1, depthwise=True), 2 * 64),
         (conv(32, 8, 32, 5, 1, depthwise=True), 2 * 2 * 64),  # 25 taps in two passes
@@ -140,3 +143,60 @@ def test_unknown_network_and_saved_files(capsys, tmp_path):
     capsys.readouterr()
     model, feed = (str(tmp_path / "new" / f"gemm-2x4x4.{suffix}") for suffix in ("onnx", "npz"))
     assert main(["run", model, "--input", feed, "--engine", "test", "--on", "golden", "--check"]) == 0
+
+
+def test_shapes_span_what_is_promised():
+    channels, sizes, outputs, kernels, strides = (set(column) for column in zip(*SHAPES))
+    assert len(SHAPES) == len(set(SHAPES)) == 60
+    assert kernels == set(range(1, 8)) and strides == {1, 2, 3}
+    for column, most in ((channels, 512), (sizes, 112), (outputs, 512)):
+        assert min(column) == 1 and 0.8 * most < max(column) <= most
+
+
+@pytest.mark.parametrize(
+    "shape, name",
+    [
+        ((8, 1, 16, 3, 1), "weights"),  # one pixel for each tile
+        ((3, 12, 1, 2, 3), "input"),
+        ((4, 1, 4, 1, 1), "overhead"),
+    ],
+)
+def test_lost_cycles_are_named(shape, name):
+    row, report = measure(conv(*shape), "test", options=CompilerOptions(blocked_inputs=True))
+    lost = lost_cycles(report.traces[0], row.bound, PRESETS["test"])
+    assert lost.keys() == CAUSES.keys()
+    assert max(lost, key=lambda key: lost[key]) == name
+    assert row.bound + sum(lost.values()) == row.cycles
+    assert row.differences == 0
+
+
+def test_blocked_inputs_give_the_same_results():
+    row, _ = measure(conv(6, 5, 7, 3, 2), "test", "golden", options=CompilerOptions(blocked_inputs=True))
+    assert row.differences == 0 and row.elements == 63
+    assert row.bound == 9 * 2 * 2 * 9
+
+
+def test_bench_holds_what_it_promises(tmp_path, capsys):
+    assert main(["bench", "resnet8", "dscnn", "vww", "autoencoder", "gemm-256x256x256", "--json", str(tmp_path / "b.json")]) == 0
+    capsys.readouterr()
+    for row in json.loads((tmp_path / "b.json").read_text())["networks"]:
+        assert row["cycles"] <= row["must"] and row["differences"] == 0 and row["elements"]
+
+
+@pytest.mark.slow
+def test_sweep_of_convolutions(tmp_path, capsys):
+    assert main(["bench", "--convs", "--json", str(tmp_path / "b.json")]) == 0
+    assert "median ratio of 60 convolutions" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "b.json").read_text())["convolutions"]
+    assert np.median([row["ratio"] for row in rows]) >= 0.85
+    assert all(row["cause"] for row in rows if row["ratio"] < 0.5)
+    assert all(row["differences"] == 0 and row["elements"] for row in rows)
+
+
+@pytest.mark.slow
+def test_whole_bench(tmp_path, capsys):
+    assert main(["bench", "--json", str(tmp_path / "b.json")]) == 0
+    capsys.readouterr()
+    rows = json.loads((tmp_path / "b.json").read_text())["networks"]
+    assert [row["name"] for row in rows] == [*NETWORKS, *SWEEP]
+    assert all(row["reason"] if row["cycles"] is None else row["differences"] == 0 for row in rows)

@@ -68,7 +68,7 @@ class Measurement:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def measure(builder, engine, on="verilator", *, seed=0, say=lambda text: None):
+def measure(builder, engine, on="verilator", *, options=None, seed=0, say=lambda text: None):
     """Compile a network, run it once with a seeded random input and compare every output element with ONNX Runtime.
 
     Parameters
@@ -78,6 +78,7 @@ def measure(builder, engine, on="verilator", *, seed=0, say=lambda text: None):
     engine : str or EngineConfig
     on : str
         As for :class:`~celosia.tools.session.InferenceSession`.
+    options : CompilerOptions, optional
     seed : int
         Of the input.
     say : function
@@ -92,9 +93,10 @@ def measure(builder, engine, on="verilator", *, seed=0, say=lambda text: None):
     data = builder.model().SerializeToString()
     say(f"{builder.name}: compiling")
     must, target = TARGETS.get(builder.name, (None, None)) if config.macs == 256 else (None, None)
-    facts = {"name": builder.name, "macs": builder.macs, "bound": model_bound(data, config), "must": must, "target": target}
+    facts = {"name": builder.name, "macs": builder.macs, "must": must, "target": target}
+    facts["bound"] = model_bound(data, config, blocked=bool(options and options.blocked_inputs))
     try:
-        session = InferenceSession(data, config, on)
+        session = InferenceSession(data, config, on, options=options)
     except DoesNotFit as error:
         return Measurement(**facts, reason=f"does not fit: {error.fact}"), None
     say(f"{builder.name}: running")

@@ -107,9 +107,9 @@ def resnet50(name="resnet50", *, size=224, classes=1000):
 
 
 def gemm(m, k, n):
-    """Return the builder of a matrix product with constant weights."""
+    """Return the builder of a matrix product with constant weights; of one row, a fully connected layer."""
     net = Builder(f"gemm-{m}x{k}x{n}")
-    net.output(net.dense(net.input(m, k, symmetric=True), n))
+    net.output(net.dense(net.input(*([m] if m > 1 else []), k, symmetric=True), n))
     return net
 
 

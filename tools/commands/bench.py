@@ -1,6 +1,7 @@
 """``celosia bench``."""
 
 import io
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 import celosia
+from celosia.tools.bench.convs import SHAPES, cause
 from celosia.tools.bench.measure import SWEEP, measure
-from celosia.tools.bench.networks import NETWORKS, network
+from celosia.tools.bench.networks import NETWORKS, conv, network
 from celosia.tools.commands.console import output, status
+from celosia.tools.compiler.options import CompilerOptions
 from celosia.tools.errors import BadFile
 from celosia.tools.files import replacing, write_json
 from celosia.tools.session import engine_config
@@ -18,25 +21,59 @@ from celosia.tools.session import engine_config
 __all__ = ["run"]
 
 
+LOW = 0.5
+"""Ratio of bound to cycles below which the cause is named."""
+
+
 def run(options):
-    """Measure the networks; return 1 if an element differs from ONNX Runtime's."""
+    """Measure the networks, or with ``--convs`` the convolutions; return 1 if an element differs from ONNX Runtime's."""
     config = engine_config(options.engine)
-    builders = [network(name) for name in options.names or (*NETWORKS, *SWEEP)]
+    names = options.names or (() if options.convs else (*NETWORKS, *SWEEP))
+    builders = [network(name) for name in names]
+    layers = [conv(*shape) for shape in SHAPES] if options.convs else []
     if options.save:
-        return save(builders, options.save)
-    rows = []
+        return save([*builders, *layers], options.save)
+    rows, found, causes = [], [], {}
     with status(f"preparing {config.name}") as say:
         for builder in builders:
             rows.append(measure(builder, config, options.on, say=say)[0])
+        for builder in layers:
+            row, report = measure(builder, config, options.on, options=CompilerOptions(blocked_inputs=True), say=say)
+            found.append(row)
+            if report and report.traces and row.ratio < LOW:
+                causes[row.name] = cause(report.traces[0], row.bound, config)
     if options.json:
         facts = {"engine": config.name, "on": options.on, "version": celosia.__version__, "peak": config.macs}
-        write_json(options.json, facts | {"networks": [row.to_dict() for row in rows]})
+        facts["networks"] = [row.to_dict() for row in rows]
+        facts["convolutions"] = [row.to_dict() | {"cause": causes.get(row.name, "")} for row in found]
+        write_json(options.json, facts)
     console = output()
-    console.print(table(rows, f"{config.name} ({options.on}), one inference"))
-    for row in rows:
+    if rows:
+        console.print(table(rows, f"{config.name} ({options.on}), one inference"))
+    if found:
+        print_convolutions(console, found, causes, f"{config.name} ({options.on}), single convolutions")
+    for row in (*rows, *found):
         if row.reason:
             console.print(f"[dim]{row.name}: {escape(row.reason)}[/]")
-    return print_differences(console, rows)
+    return print_differences(console, [*rows, *found])
+
+
+def print_convolutions(console, rows, causes, title):
+    """Print the sweep, its median ratio, and how many are below :data:`LOW`."""
+    result = Table(title=escape(title), title_justify="left", expand=False)
+    result.add_column("channels × size, outputs, kernel, stride", max_width=24)
+    for name in ("cycles", "bound", "utilisation", "ratio", "different"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column(f"below {LOW}, because")
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        cells = _number(row.cycles), _number(row.bound), _percent(row.utilization), ratio, _number(row.differences)
+        result.add_row(row.name.removeprefix("conv-"), *cells, causes.get(row.name, ""))
+    console.print(result)
+    ratios = [row.ratio for row in rows if row.ratio is not None]
+    if ratios:
+        low = sum(ratio < LOW for ratio in ratios)
+        console.print(f"median ratio of {len(ratios)} convolutions: {statistics.median(ratios):.2f}; {low} below {LOW}")
 
 
 def save(builders, folder):

@@ -151,9 +151,10 @@ def lay_out(graph, config, options, *, contiguous=()):
         If a map or a node is beyond what the instructions can express.
     """
     graph, made, aliases = prepare(graph, config, options.keeps)
-    graph, copies = _copy_inputs(graph, config)
+    packed = {name for name in graph.inputs if options.blocked_inputs and graph.tensors[name].channels >= config.rows}
+    graph, copies = _copy_inputs(graph, packed, config)
     odd = _read_row_by_row(graph, config).difference(contiguous)
-    placements = {name: _place(tensor, name in graph.inputs, name in odd, config) for name, tensor in graph.tensors.items()}
+    placements = {name: _place(tensor, name in graph.inputs and name not in packed, name in odd, config) for name, tensor in graph.tensors.items()}
     for name, tensor in aliases.items():
         placements[name] = Placement(tensor=graph.tensors[name], kind="dense", words=0, view=None, buffer=tensor)
     fixed = {*aliases, *aliases.values()}
@@ -197,9 +198,9 @@ def _is_blocked_when_dense(tensor, rows):
     return tensor.height * tensor.width == 1 or (tensor.matrix and tensor.channels % rows == 0)
 
 
-def _place(tensor, is_input, odd, config):
+def _place(tensor, is_dense, odd, config):
     view = _blocked_view(tensor, config.rows, odd)
-    if not is_input:
+    if not is_dense:
         words = view.words * (4 if tensor.wide else 1)
         return Placement(tensor=tensor, kind="matrix" if tensor.matrix else "blocked", words=words, view=view)
     words = -(-tensor.elements // config.rows)
@@ -209,11 +210,13 @@ def _place(tensor, is_input, odd, config):
     return Placement(tensor=tensor, kind="dense", words=words, view=view)
 
 
-def _copy_inputs(graph, config):
-    """Insert an identity convolution for every dense input that a node cannot read as it is."""
+def _copy_inputs(graph, packed, config):
+    """Insert an identity convolution for every dense input that a node cannot read as it is; ``packed`` ones are not dense."""
     renamed = {}
     nodes, tensors = [], dict(graph.tensors)
     for name in graph.inputs:
+        if name in packed:
+            continue
         tensor = tensors[name]
         blocked = _is_blocked_when_dense(tensor, config.rows)
         as_input = any(name in _plain_reads(node, tensor) for node in graph.nodes) and not blocked

@@ -26,6 +26,9 @@ class CompilerOptions:
         Tiles that the load unit unfolds ahead of the array. At most three, so that its queue never blocks the others.
     search : bool
         Try some other values of ``max_pixels`` and ``min_tiles``, and keep the program with the fewest predicted cycles.
+    blocked_inputs : bool
+        Graph inputs of at least as many channels as the array has rows lie as a layer of the engine leaves its result, in words of channels,
+        and not as the plain dense tensor: the host packs them. For measuring a layer as it runs within a network.
     verify : bool
         Prove after scheduling that the tokens order all accesses.
     """
@@ -37,6 +40,7 @@ class CompilerOptions:
     unfold_slots: int = 256
     unfold_lead: int = 3
     search: bool = True
+    blocked_inputs: bool = False
     verify: bool = True
 
     def __post_init__(self):
