@@ -376,6 +376,19 @@ def test_output_that_cannot_be_written_is_refused_before_the_run(net, capsys, ar
     assert {path.name: path.read_bytes() for path in net.iterdir()} == before
 
 
+def test_a_timeline_of_a_model_on_the_host_is_refused_before_a_file_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ends = [onnx.helper.make_tensor_value_info(*end, [1, 4]) for end in (("x", onnx.TensorProto.INT8), ("y", onnx.TensorProto.FLOAT))]
+    scale = onnx.numpy_helper.from_array(np.float32(0.5), "scale")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("DequantizeLinear", ["x", "scale"], ["y"])], "host", ends[:1], ends[1:], [scale])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), "host.onnx")
+    np.savez("in.npz", x=np.zeros((1, 4), np.int8))
+    outputs = ["--output", "out.npz", "--json", "r.json", "--timeline", "t.svg"]
+    code, _, err = call(capsys, "run", "host.onnx", "--input", "in.npz", *outputs)
+    assert code == 1 and "the engine runs no node of host.onnx" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["host.onnx", "in.npz"]
+
+
 def test_a_link_stays_a_link_and_a_pipe_is_written_to(net, capsys):
     (net / "real.json").write_text("old")
     (net / "link.json").symlink_to("real.json")

@@ -86,11 +86,11 @@ def compare(session, options, feed, outputs):
 
 def write_files(session, options, outputs):
     """Write what ``--output``, ``--json`` and ``--timeline`` ask for."""
+    write_report(session.report, options)  # which may refuse: first
     if getattr(options, "output", None):
         names = [argument.name for argument in session.get_outputs()]
         with replacing(options.output) as path, open(path, "wb") as file:
             np.savez(file, **dict(zip(names, outputs)))
-    write_report(session.report, options)
 
 
 def write_report(report, options):
