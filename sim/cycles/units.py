@@ -9,15 +9,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from celosia.rtl import add, requantizer
+from celosia.rtl import add
 from celosia.rtl.accumulator import timing
 from celosia.rtl.execute import execute_latency
-from celosia.rtl.interfaces import ACC_READ_LATENCY, ACT_READ_LATENCY, TABLE_READ_LATENCY
+from celosia.rtl.interfaces import ACT_READ_LATENCY, TABLE_READ_LATENCY
 from celosia.rtl.isa import Combine, Opcode, Unit
 from celosia.rtl.lanes import LANES_LATENCY
 from celosia.rtl.load import FILL_OVERHEAD, LOAD_OVERHEAD
 from celosia.rtl.serial_load import STEP_CYCLES, TAP_ROW_CYCLES
 from celosia.rtl.serial_requantizer import PERIOD
+from celosia.rtl.store import Store
 
 __all__ = ["Run", "passes_of", "unit_models"]
 
@@ -123,13 +124,11 @@ class ExecuteModel:
 class StoreModel:
     """:class:`celosia.rtl.store.Store`: one beat per cycle; before an operand is read, and where constants change, it runs empty."""
 
-    OPERANDS = ACC_READ_LATENCY + 1
-
     def __init__(self, config):
         self.config = config
-        addends = self.OPERANDS + requantizer.LATENCY + TABLE_READ_LATENCY
-        self.latency = addends + (add.LATENCY if config.combine else 0)
-        self.settling = addends + add.CONTROL_LATENCY if config.combine else self.OPERANDS + requantizer.LATENCY
+        self.latency = Store(config).latency
+        # The last constants that change are those of the addition, or of the requantiser in front of the table.
+        self.settling = self.latency - (add.LATENCY - add.CONTROL_LATENCY if config.combine else TABLE_READ_LATENCY)
         self.free = self.settled = self.drained = 0
         self.constants = (0, 0, 0, 0, 0, 0)
         self.combined = False
