@@ -87,6 +87,10 @@ class EngineConfig:
     debug : int
         1: the host sees the queues and tokens, and can read program, weights, parameters and tables back. 0 leaves that out: the registers
         read as zero, and such a read answers ``err``.
+    memory_bytes : int
+        Bytes per cycle of the memory port, by which the engine fetches programs, weights, parameters and features from an external memory and stores
+        features to it (``TRANSFER``); 0: none. A power of two, 4…64, at most ``rows``, ``weight_rows * cols``, ``8 * lanes`` and ``fetch_bits / 8``. It needs
+        ``act_ports`` = 2, ``constant_ports`` = 2, ``pipelining`` = 1, ``lane_cycles`` = 1 and a power of two of ``program_depth``.
 
     Raises
     ------
@@ -119,6 +123,7 @@ class EngineConfig:
     pipelining: int = 1
     counters: int = 1
     debug: int = 1
+    memory_bytes: int = 0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -187,8 +192,24 @@ class EngineConfig:
             raise BadConfig(
                 f"pipelining = 0 needs lane_cycles = 4 and depthwise_rows = 0, not {self.lane_cycles} and {self.depthwise_rows}"
             )
+        if self.memory_bytes:
+            self._check_port()
         if self.act_depth % self.act_banks:
             raise BadConfig(f"act_depth must be a multiple of act_banks ({self.act_banks}), not {self.act_depth}")
+
+    def _check_port(self):
+        limit = min(64, self.rows, self.weight_rows * self.cols, 8 * self.lanes, self.fetch_bits // 8)
+        if not _is_power_of_two(self.memory_bytes) or not 4 <= self.memory_bytes <= limit:
+            raise BadConfig(
+                f"memory_bytes must be 0 or a power of two between 4 and {limit}, the smallest of 64, rows, weight_rows * cols, 8 * lanes and "
+                f"fetch_bits / 8, not {self.memory_bytes}"
+            )
+        needs = {"act_ports": 2, "constant_ports": 2, "pipelining": 1, "lane_cycles": 1}
+        for knob, value in needs.items():
+            if getattr(self, knob) != value:
+                raise BadConfig(f"memory_bytes = {self.memory_bytes} needs {knob} = {value}, not {getattr(self, knob)}")
+        if not _is_power_of_two(self.program_depth):
+            raise BadConfig(f"memory_bytes = {self.memory_bytes} needs a power of two of program_depth, not {self.program_depth}")
 
     # Derived values ---------------------------------------------------------------------------------------------------
 
@@ -293,6 +314,10 @@ class EngineConfig:
         raise BadConfig(f"engine must be one of {', '.join(PRESETS)}, a board or a .json file, not {name!r}")
 
 
+def _with_port(config, **knobs):
+    return dataclasses.replace(config, name=f"{config.name}_port", **knobs)
+
+
 PRESETS = {
     config.name: config
     for config in (
@@ -311,3 +336,7 @@ PRESETS = {
         ),
     )
 }  # fmt: skip
+PRESETS |= {
+    config.name: config
+    for config in (_with_port(PRESETS["test"], memory_bytes=4), _with_port(PRESETS["mac256"], memory_bytes=16, queue_depth=8))
+}

@@ -114,7 +114,7 @@ def _bytes(*names):
     return tuple(CsrField(name, 8 * n, 8, f"knob ``{name}``") for n, name in enumerate(names))
 
 
-_UNITS = tuple(unit for unit in Unit if unit is not Unit.SEQUENCER)
+_UNITS = tuple(unit for unit in Unit if unit not in (Unit.SEQUENCER, Unit.TRANSFER))
 _EVENTS = (CsrField("done", 0, 1, "the program has ended"), CsrField("error", 1, 1, "the engine has stopped with an error"))
 
 
@@ -139,7 +139,7 @@ def _registers():
     ), "State of the engine."  # fmt: skip
     yield "ERROR", R, (
         CsrField("code", 0, 8, "an ``ErrorCode``"),
-        CsrField("unit", 8, 2, "the ``Unit`` that met it"),
+        CsrField("unit", 8, 3, "the ``Unit`` that met it"),
         CsrField("index", 16, 16, "index of the instruction"),
     ), "The first error since the last start."  # fmt: skip
     yield "IRQ_ENABLE", RW, _EVENTS, "Events that raise the interrupt line."

@@ -18,7 +18,7 @@ from amaranth.utils import exact_log2
 
 from celosia.rtl.gate import UNIT_NAMES
 from celosia.rtl.interfaces import InstructionPart
-from celosia.rtl.isa import INSTRUCTION_BITS, UNITS, ErrorCode, Opcode, Unit, zero_bits
+from celosia.rtl.isa import INSTRUCTION_BITS, UNITS, ErrorCode, Opcode, Unit, opcodes, zero_bits
 from celosia.rtl.limits import at_least
 from celosia.rtl.loadable import loadable
 
@@ -44,7 +44,7 @@ def has_reserved_bits(opcode, part):
     """
     width = len(part.data)
     places = {}
-    for code in Opcode:
+    for code in opcodes(False):
         for position in zero_bits(code):
             number, bit = divmod(position, width)
             places.setdefault(bit, set()).add((code, number))
@@ -54,7 +54,7 @@ def has_reserved_bits(opcode, part):
     found = []
     for where, bits in groups.items():
         here = []
-        for code in Opcode:
+        for code in opcodes(False):
             numbers = [number for of, number in sorted(where, key=lambda place: place[1]) if of is code]
             if numbers:
                 here.append((opcode == code.value) & (1 if len(numbers) == INSTRUCTION_BITS // width else Cat(part.number == n for n in numbers).any()))
@@ -208,7 +208,7 @@ class Fetch(wiring.Component):
                     m.next = "choose"
                 with m.If(scanned & (self.part.number == 0)):
                     with m.Switch(opcode):
-                        for code in Opcode:
+                        for code in opcodes(False):
                             with m.Case(code):
                                 if zero_bits(code)[-1] < self.fetch_bits:
                                     m.d.comb += passed.eq(1)

@@ -10,7 +10,7 @@ from celosia.rtl.isa import INSTRUCTION_BITS, TOKEN_BITS, UNITS, Header, Opcode,
 
 __all__ = ["UNIT_NAMES", "Gate", "GateState", "places"]
 
-UNIT_NAMES = tuple(unit.name.lower() for unit in Unit if unit is not Unit.SEQUENCER)
+UNIT_NAMES = tuple(unit.name.lower() for unit in Unit if unit not in (Unit.SEQUENCER, Unit.TRANSFER))
 """The three units in the order of :class:`celosia.rtl.isa.Unit`."""
 
 

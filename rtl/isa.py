@@ -1,14 +1,17 @@
 """The instruction set, defined once for RTL, compiler, golden executor, C header and documentation.
 
 A program is a list of 256-bit instructions. The sequencer fetches them in order and puts each into the queue of the unit
-that runs it: ``UNFOLD`` and ``FILL`` to the load unit, ``EXECUTE`` to the execute unit, ``STORE`` to the store unit. Each unit runs its
-own queue in order; between units the only order is that of the tokens.
+that runs it: ``UNFOLD`` and ``FILL`` to the load unit, ``EXECUTE`` to the execute unit, ``STORE`` to the store unit, ``TRANSFER`` to the transfer
+unit of an engine with a memory port. Each unit runs its own queue in order; between units the only order is that of the tokens.
 
 Tokens
     There is one counter per ordered pair of units. An instruction leaves its queue when, for every other unit ``u``, the
     counter from ``u`` holds at least ``wait_u`` tokens; it then removes that many. When the instruction has completed (its
     last word is written), it adds one token to the counter towards every unit whose ``signal_u`` bit is set. ``END`` waits
     until every queue is empty and every unit idle, and expects all counters at zero.
+
+    No unit waits for or signals itself: in an instruction of the load, execute or store unit the slot of its own unit is that of the transfer
+    unit, and zero in an engine without a memory port. The slots of a ``TRANSFER`` are those of load, execute and store unit.
 
 Feature maps in the activation memory
     A tensor of shape ``[channels, height, width]`` lies in blocks of ``rows`` channels: channel ``c`` of pixel ``(y, x)`` is
@@ -20,6 +23,10 @@ Weights
     A weight tile is ``rows × cols`` int8: row ``r`` multiplies byte ``r`` of the activation word, column ``c`` is output
     channel ``c`` of the column tile. Row ``r`` of tile ``t`` lies in bank ``r // load_cycles`` at entry
     ``t * load_cycles + r % load_cycles``. The host writes the constant ones; ``FILL`` makes one of activations.
+
+External memory
+    What the memory port reaches, byte-addressed. Entries of the engine's memories lie in it as in the host's windows, but without gaps: a word
+    of activations takes ``rows`` bytes, an entry of weights ``weight_rows * cols``, an entry of parameters ``8 * lanes``.
 
 Fields listed in :data:`MINUS_ONE` hold the value minus one, so that no size can be zero.
 """
@@ -44,21 +51,24 @@ __all__ = [
     "FillInstruction",
     "Header",
     "Instruction",
+    "Memory",
     "Opcode",
     "Signals",
     "StoreInstruction",
+    "TransferInstruction",
     "UnfoldInstruction",
     "Unit",
     "Waits",
     "decode",
     "encode",
     "largest",
+    "opcodes",
     "pack",
     "unpack",
     "zero_bits",
 ]  # fmt: skip
 
-ISA_VERSION = 3
+ISA_VERSION = 4
 INSTRUCTION_BITS = 256
 TOKEN_BITS = 10
 ADD_FRACTION = 24
@@ -72,15 +82,17 @@ class Opcode(enum.Enum, shape=4):
     STORE = 3
     UNFOLD = 4
     FILL = 5
+    TRANSFER = 6
 
 
-class Unit(enum.Enum, shape=2):
-    """The units that run instructions, and the sequencer that runs ``END``."""
+class Unit(enum.Enum, shape=3):
+    """The units that run instructions, and the sequencer that runs ``END``. Only an engine with a memory port has the last one."""
 
     LOAD = 0
     EXECUTE = 1
     STORE = 2
     SEQUENCER = 3
+    TRANSFER = 4
 
 
 class ErrorCode(enum.Enum, shape=8):
@@ -100,6 +112,7 @@ class ErrorCode(enum.Enum, shape=8):
     DEADLOCK = 11  # every unit that has work waits for a token that nobody will send
     PROGRAM_RANGE = 12  # ran past the last instruction of the program memory
     ACT_CONFLICT = 13  # two image rows of a depthwise EXECUTE lie in the same bank of the activation memory
+    MEMORY_ERROR = 14  # the external memory answered a request of this instruction, or for it, with an error
 
 
 class Combine(enum.IntEnum, shape=3):
@@ -112,8 +125,16 @@ class Combine(enum.IntEnum, shape=3):
     MAX = 4
 
 
+class Memory(enum.IntEnum, shape=2):
+    """The engine's side of a ``TRANSFER``; the value not listed is illegal."""
+
+    ACTIVATIONS = 0
+    WEIGHTS = 1
+    PARAMS = 2
+
+
 class Waits(data.Struct):
-    """Tokens to take from each unit before the instruction starts."""
+    """Tokens to take from each unit before the instruction starts; the slot of the instruction's own unit is the transfer unit's."""
 
     load: 8
     execute: 8
@@ -121,7 +142,7 @@ class Waits(data.Struct):
 
 
 class Signals(data.Struct):
-    """Units that get a token when the instruction has completed."""
+    """Units that get a token when the instruction has completed; the slot of its own unit is the transfer unit's."""
 
     load: 1
     execute: 1
@@ -320,6 +341,35 @@ class FillInstruction(data.Struct):
     reserved: 144
 
 
+class TransferInstruction(data.Struct):
+    """Move entries between external memory and one of the engine's memories, or fill words of activations with a value.
+
+    For ``p`` in ``planes``, ``r`` in ``rows``, in this order: the ``run`` entries of ``memory`` from
+    ``local + p * local_plane_step + r * local_row_step`` on (modulo 2^22), and those that lie behind each other in external memory from byte
+    ``MEMORY_BASE + external + p * external_plane_step + r * external_row_step`` on (modulo 2^32). Entries are read from external memory, with
+    ``write`` written to it. With ``constant`` external memory is not touched, and every byte becomes ``pad``.
+
+    ``write`` and ``constant`` exist for activations only, and not together. ``external`` and its steps are multiples of the configuration's
+    ``memory_bytes``. A ``TRANSFER`` sees what the earlier ones have written to external memory.
+    """
+
+    header: Header
+    external: 32
+    external_row_step: 32
+    external_plane_step: 32
+    local: 22
+    local_row_step: 22
+    local_plane_step: 22
+    run: 16
+    rows: 12
+    planes: 12
+    memory: Memory
+    write: 1
+    constant: 1
+    pad: 8
+    reserved: 10
+
+
 class ChannelParams(data.Struct):
     """Requantisation of one output channel: ``(acc + bias) * mantissa * 2**-shift``, see ``celosia.sim.numerics.requantize``."""
 
@@ -348,6 +398,7 @@ LAYOUTS = {
     Opcode.STORE: StoreInstruction,
     Opcode.UNFOLD: UnfoldInstruction,
     Opcode.FILL: FillInstruction,
+    Opcode.TRANSFER: TransferInstruction,
 }
 UNITS = {
     Opcode.END: Unit.SEQUENCER,
@@ -355,11 +406,25 @@ UNITS = {
     Opcode.STORE: Unit.STORE,
     Opcode.UNFOLD: Unit.LOAD,
     Opcode.FILL: Unit.LOAD,
+    Opcode.TRANSFER: Unit.TRANSFER,
 }
 
-MINUS_ONE = frozenset({
-    "tile_rows", "tile_cols", "kernel_y", "kernel_x", "blocks", "streams", "last_streams", "groups", "inside", "tiles",
-})  # fmt: skip
+MINUS_ONE = {
+    EndInstruction: frozenset(),
+    ExecuteInstruction: frozenset({"tile_rows", "tile_cols", "kernel_y", "kernel_x", "blocks"}),
+    StoreInstruction: frozenset({"tile_rows", "tile_cols", "blocks"}),
+    UnfoldInstruction: frozenset({"groups", "kernel_y", "streams", "last_streams", "tile_rows", "tile_cols", "inside"}),
+    FillInstruction: frozenset({"tiles"}),
+    TransferInstruction: frozenset({"run", "rows", "planes"}),
+    ChannelParams: frozenset(),
+    AddParams: frozenset(),
+}
+"""The fields of each struct that hold the value minus one."""
+
+
+def opcodes(memory_port):
+    """Return the opcodes of an engine with or without a memory port."""
+    return tuple(code for code in Opcode if memory_port or UNITS[code] is not Unit.TRANSFER)
 
 
 @functools.cache
@@ -375,16 +440,18 @@ def _fields(struct):
     return tuple(fields)
 
 
-def zero_bits(opcode):
-    """Return the positions of the bits that must be zero: reserved ones, and waits for and signals to the unit itself (END: all)."""
+def zero_bits(opcode, memory_port=False):
+    """Return the positions of the bits that must be zero: reserved ones, all waits and signals of END, and in an engine without a memory port
+    those of the instruction's own unit."""
     layout = data.Layout.cast(LAYOUTS[opcode])
     header = data.Layout.cast(layout["header"].shape)
     spans = [(header["reserved"].offset, header["reserved"])]
     spans += [(field.offset, field) for name, field in layout if name == "reserved"]
+    unit = UNITS[opcode]
     for group in ("wait", "signal"):
         inner = data.Layout.cast(header[group].shape)
         for name, _ in inner:
-            if UNITS[opcode] in (Unit[name.upper()], Unit.SEQUENCER):
+            if unit is Unit.SEQUENCER or (unit is Unit[name.upper()] and not memory_port):
                 spans.append((header[group].offset + inner[name].offset, inner[name]))
     return sorted(offset + bit for offset, field in spans for bit in range(field.width))
 
@@ -393,7 +460,7 @@ def largest(struct, field):
     """Return the largest value that :func:`pack` takes for a field of ``struct``: what the compiler must keep to."""
     for name, _, width, is_signed in _fields(struct):
         if name == field:
-            return (1 << width - is_signed) - 1 + (name in MINUS_ONE)
+            return (1 << width - is_signed) - 1 + (name in MINUS_ONE.get(struct, ()))
     raise ValueError(f"{struct.__name__} has no field {field!r}")
 
 
@@ -406,20 +473,20 @@ def pack(struct, **values):
         If a field is unknown or a value outside its range (the message names both). Sizes in :data:`MINUS_ONE` are given as
         they are and must be at least one.
     """
-    word = 0
+    word, minus_one = 0, MINUS_ONE.get(struct, ())
     known = {name: (offset, width, is_signed) for name, offset, width, is_signed in _fields(struct)}
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"{struct.__name__} has no field {name!r}")
         offset, width, is_signed = known[name]
         value = int(value.value if isinstance(value, enum.Enum) else value)
-        bias = 1 if name in MINUS_ONE else 0
+        bias = 1 if name in minus_one else 0
         low, high = (-(1 << width - 1), (1 << width - 1) - 1) if is_signed else (bias, (1 << width) - 1 + bias)
         if not low <= value <= high:
             raise ValueError(f"{struct.__name__}.{name} must be between {low} and {high}, not {value}")
         word |= (value - bias & (1 << width) - 1) << offset
     for name in known:
-        if name in MINUS_ONE and name not in values:
+        if name in minus_one and name not in values:
             raise ValueError(f"{struct.__name__}.{name} must be given")
     return word
 
@@ -431,14 +498,15 @@ def unpack(struct, word):
         value = word >> offset & (1 << width) - 1
         if is_signed and value >> width - 1:
             value -= 1 << width
-        values[name] = value + (1 if name in MINUS_ONE else 0)
+        values[name] = value + (1 if name in MINUS_ONE.get(struct, ()) else 0)
     return values
 
 
 class Instruction:
     """One instruction in software: an opcode and its fields by name.
 
-    Header fields are ``wait_load`` … ``signal_store``; the others are those of the opcode's struct, as attributes.
+    Header fields are ``wait_load`` … ``signal_store``, with ``wait_transfer`` and ``signal_transfer`` in place of those of the instruction's own
+    unit, which read as zero; the others are those of the opcode's struct, as attributes.
 
     Raises
     ------
@@ -451,13 +519,15 @@ class Instruction:
     def __init__(self, opcode, **fields):
         self.opcode = Opcode(opcode)
         self.fields = fields
-        self.fields = {_short(name): value for name, value in unpack(LAYOUTS[self.opcode], encode(self)).items()}
-        del self.fields["opcode"]
+        self.fields = _named(self.opcode, encode(self))
 
     def __getattr__(self, name):
         try:
             return object.__getattribute__(self, "fields")[name]
         except KeyError:
+            own = self.unit.name.lower()
+            if name in (f"wait_{own}", f"signal_{own}"):
+                return 0
             raise AttributeError(f"{self.opcode.name} has no field {name!r}") from None
 
     def __eq__(self, other):
@@ -479,20 +549,32 @@ class Instruction:
         return Instruction(self.opcode, **(self.fields | fields))
 
 
-def _short(name):
-    return "header_reserved" if name == "header.reserved" else name.removeprefix("header.").replace(".", "_")
+@functools.cache
+def _names(opcode):
+    """Return the names of an instruction's fields in software, by those in its struct."""
+    own, names = UNITS[opcode], {}
+    for name, *_ in _fields(LAYOUTS[opcode]):
+        short = "header_reserved" if name == "header.reserved" else name.removeprefix("header.").replace(".", "_")
+        if name.startswith("header.") and own in (Unit.LOAD, Unit.EXECUTE, Unit.STORE):
+            short = short.replace(f"_{own.name.lower()}", "_transfer")
+        names[name] = short
+    return names
+
+
+def _named(opcode, word):
+    names = _names(opcode)
+    return {names[name]: value for name, value in unpack(LAYOUTS[opcode], word).items() if name != "header.opcode"}
 
 
 def encode(instruction):
     """Return the 256-bit word of an :class:`Instruction`."""
-    struct = LAYOUTS[instruction.opcode]
-    long = {_short(name): name for name, *_ in _fields(struct)}
+    long = {short: name for name, short in _names(instruction.opcode).items()}
     values = {}
     for name, value in instruction.fields.items():
         if name not in long:
             raise ValueError(f"{instruction.opcode.name} has no field {name!r}")
         values[long[name]] = value
-    return pack(struct, **(values | {"header.opcode": instruction.opcode}))
+    return pack(LAYOUTS[instruction.opcode], **(values | {"header.opcode": instruction.opcode}))
 
 
 def decode(word):
@@ -507,6 +589,4 @@ def decode(word):
         opcode = Opcode(word & 15)
     except ValueError:
         raise ValueError(f"illegal opcode {word & 15}") from None
-    values = {_short(name): value for name, value in unpack(LAYOUTS[opcode], word).items()}
-    del values["opcode"]
-    return Instruction(opcode, **values)
+    return Instruction(opcode, **_named(opcode, word))

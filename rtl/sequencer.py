@@ -204,7 +204,7 @@ class Sequencer(wiring.Component):
     def _indices(self, m, running, fetch, gates, place):
         """Build the memory of the instructions' indices, by unit and place."""
         bits = len(place)
-        shape = {"shape": unsigned(16), "depth": len(Unit) << bits, "init": []}
+        shape = {"shape": unsigned(16), "depth": 4 << bits, "init": []}
         m.submodules.indices = indices = memory.Memory(**shape, attrs={"no_rw_check": 1, "ram_style": "block"})
         write, read = indices.write_port(), indices.read_port()
         # A copy for simulations only: in hardware nobody looks at the timeline, and it goes.
@@ -215,7 +215,7 @@ class Sequencer(wiring.Component):
             write.addr.eq(Cat(Const(0, bits), Unit.SEQUENCER)),
             write.data.eq(fetch.index),
             Cat(copy.en, copy.addr, copy.data).eq(Cat(write.en, write.addr, write.data)),
-            read.addr.eq(Cat(place, self.error.unit)),
+            read.addr.eq(Cat(place, self.error.unit.as_value()[:2])),
             fetch.found.eq(read.data),
             self.error.index.eq(read.data),
         ]

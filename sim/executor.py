@@ -199,7 +199,7 @@ class Executor:
             raise GoldenError(ErrorCode.ILLEGAL_OPCODE, index, f"opcode {header & 15}")
         if instruction.fields.get("reserved") or header >> RESERVED_HEADER_BIT:
             raise GoldenError(ErrorCode.RESERVED_BITS, index, "a reserved bit is set")
-        own = [UNIT_OF[instruction.opcode]] if instruction.opcode in UNIT_OF else UNITS
+        own = ["transfer"] if instruction.opcode in UNIT_OF else UNITS
         if any(instruction.fields[f"{verb}_{unit}"] for unit in own for verb in ("wait", "signal")):
             raise GoldenError(ErrorCode.RESERVED_BITS, index, "a unit waits for or signals itself")
 

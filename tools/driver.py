@@ -33,6 +33,7 @@ ERROR_MEANINGS = {
     ErrorCode.DEADLOCK: "every unit that has work waits for a token that nobody will send",
     ErrorCode.PROGRAM_RANGE: "the program ran past the end of the program memory",
     ErrorCode.ACT_CONFLICT: "two image rows of a depthwise EXECUTE lie in the same bank of the activation memory",
+    ErrorCode.MEMORY_ERROR: "the external memory answered with an error",
 }
 
 

@@ -97,17 +97,17 @@ def _fields(struct, skip=()):
             continue
         if isinstance(field.shape, type) and issubclass(field.shape, data.Struct):
             body += [
-                _field(f"{name}.{sub}", field.offset + inner.offset, inner.shape)
+                _field(struct, f"{name}.{sub}", field.offset + inner.offset, inner.shape)
                 for sub, inner in data.Layout.cast(field.shape)
             ]
         else:
-            body.append(_field(name, field.offset, field.shape))
+            body.append(_field(struct, name, field.offset, field.shape))
     return rows(("bits", "field", "width", "holds"), body)
 
 
-def _field(name, offset, shape):
+def _field(struct, name, offset, shape):
     shape = Shape.cast(shape)
-    holds = "zero" if name == "reserved" else "signed" if shape.signed else "value − 1" if name in isa.MINUS_ONE else "unsigned"
+    holds = "zero" if name == "reserved" else "signed" if shape.signed else "value − 1" if name in isa.MINUS_ONE.get(struct, ()) else "unsigned"
     bits = f"{offset + shape.width - 1}:{offset}" if shape.width > 1 else str(offset)
     return bits, f"`{name}`", shape.width, holds
 

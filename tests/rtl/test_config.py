@@ -19,8 +19,9 @@ def test_json_round_trip_keeps_the_configuration_and_its_digest(preset, tmp_path
 def test_digest_depends_on_every_knob_but_the_name():
     preset = PRESETS["test"]
     assert dataclasses.replace(preset, name="other").digest == preset.digest
+    assert dataclasses.replace(preset, memory_bytes=4).digest != preset.digest
     for field in dataclasses.fields(preset):
-        if field.name in ("name", "lanes", "lane_cycles", "cols", "act_banks", "act_ports", "constant_ports", "pipelining"):
+        if field.name in ("name", "lanes", "lane_cycles", "cols", "act_banks", "act_ports", "constant_ports", "pipelining", "memory_bytes"):
             continue
         value = getattr(preset, field.name)
         try:
@@ -33,6 +34,10 @@ def test_digest_depends_on_every_knob_but_the_name():
 @pytest.mark.parametrize(
     "knobs, sentence",
     [
+        ({"memory_bytes": 8}, "memory_bytes must be 0 or a power of two between 4 and 4, the smallest of 64, rows, weight_rows \\* cols, 8 \\* lanes and "
+                              "fetch_bits / 8, not 8"),
+        ({"memory_bytes": 4, "act_ports": 1, "act_banks": 1, "depthwise_rows": 0}, "memory_bytes = 4 needs act_ports = 2, not 1"),
+        ({"memory_bytes": 4, "program_depth": 1000}, "memory_bytes = 4 needs a power of two of program_depth, not 1000"),
         ({"act_ports": 3}, "act_ports must be between 1 and 2, not 3"),
         ({"act_ports": 1}, "act_ports = 1 needs act_banks = 1, depthwise_rows = 0 and lanes at most cols / 2, not 2, 2 and 2 with cols = 4"),
         ({"constant_ports": 0}, "constant_ports must be between 1 and 2, not 0"),

@@ -29,6 +29,10 @@ FILL = Instruction(
     Opcode.FILL, wait_execute=1, signal_execute=1, weights=0x123, source=0x4560, row_step=0x20, rows=13, tiles=3,
     slot=1,
 )  # fmt: skip
+TRANSFER = Instruction(
+    Opcode.TRANSFER, wait_store=1, signal_load=1, memory=isa.Memory.PARAMS, write=1, pad=0x80, external=0x12345678, external_row_step=0x1000,
+    external_plane_step=0xFFFFF000, local=0x155555, local_row_step=0x20, local_plane_step=0x3FFFFF, run=0x1001, rows=3, planes=4096,
+)  # fmt: skip
 WORDS = [
     (EXECUTE, 0x10020010000080008010444042081F00C080083FFFFFFFFDF123440300002),
     # 0xA54 << 244 = slot (bit 253) 5, tail (250) 1, gap (247) 2, depthwise (246).
@@ -37,6 +41,10 @@ WORDS = [
     (COMBINE, 0x9007F800164FDABCD48D101FE0200003C000007C030100000020010020001003),
     (UNFOLD, 0x10000F80088FFFC07C031902020FF420003C0010200200FFFE020000004),
     (FILL, 0x1000200200D01230456020001005),
+    (TRANSFER, 0x201BFFC0084003FFFFF00008155555FFFFF000000010001234567810100006),
+    # The slots of their own units are the transfer unit's: signal.execute is bit 29, wait.store bits 20 to 27.
+    (EXECUTE.replace(signal_transfer=1), 0x10020010000080008010444042081F00C080083FFFFFFFFDF123460300002),
+    (STORE.replace(wait_transfer=2), 0x1FE0200003C000007C030100000020010020201003),
     (Instruction(Opcode.END), 1),
 ]
 
@@ -61,9 +69,9 @@ def test_parameter_entries_are_whole_64_bit_words():
 
 @pytest.mark.parametrize("struct", [*isa.LAYOUTS.values(), isa.ChannelParams, isa.AddParams], ids=lambda s: s.__name__)
 def test_first_value_outside_each_field_is_refused(struct):
-    sizes = {name: 1 for name, *_ in isa._fields(struct) if name in isa.MINUS_ONE}
+    sizes = {name: 1 for name, *_ in isa._fields(struct) if name in isa.MINUS_ONE[struct]}
     for name, _, width, is_signed in isa._fields(struct):
-        bias = 1 if name in isa.MINUS_ONE else 0
+        bias = 1 if name in isa.MINUS_ONE[struct] else 0
         low, high = (-(1 << width - 1), (1 << width - 1) - 1) if is_signed else (bias, (1 << width) - 1 + bias)
         assert isa.largest(struct, name) == high
         for value in (low, high):
@@ -80,6 +88,22 @@ def test_unknown_field_and_missing_size_are_named():
         Instruction(Opcode.EXECUTE, rows=1)
     with pytest.raises(ValueError, match=r"UnfoldInstruction\.groups must be given"):
         Instruction(Opcode.UNFOLD)
+
+
+def test_the_own_units_slot_is_the_transfer_units_and_reads_as_zero():
+    assert EXECUTE.wait_execute == 0 and EXECUTE.replace(wait_transfer=3).wait_transfer == 3
+    assert TRANSFER.wait_transfer == TRANSFER.signal_transfer == 0
+    with pytest.raises(ValueError, match="STORE has no field 'signal_store'"):
+        STORE.replace(signal_store=1)
+    for opcode in (Opcode.EXECUTE, Opcode.STORE, Opcode.FILL):
+        own = set(isa.zero_bits(opcode)) - set(isa.zero_bits(opcode, memory_port=True))
+        assert len(own) == 9
+    assert isa.zero_bits(Opcode.END) == isa.zero_bits(Opcode.END, memory_port=True)
+
+
+def test_only_an_engine_with_a_memory_port_transfers():
+    assert set(Opcode) - set(isa.opcodes(False)) == {Opcode.TRANSFER}
+    assert isa.opcodes(True) == tuple(Opcode)
 
 
 def test_unlisted_opcode_does_not_decode():

@@ -121,11 +121,11 @@ FILL = Instruction(Opcode.FILL, tiles=2, rows=4, row_step=4, weights=8)
 
 @pytest.mark.parametrize("words, expected", [
     ((execute(), 0), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
-    ((execute(), 6), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
+    ((execute(), 7), (ErrorCode.ILLEGAL_OPCODE, Unit.SEQUENCER, 1)),
     ((encode(execute()) | 1 << 31, END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
     ((encode(END) | 1 << 200,), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
-    ((execute(signal_execute=1), END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
-    ((execute(), store(wait_store=1), END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 1)),
+    ((execute(signal_transfer=1), END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 0)),
+    ((execute(), store(wait_transfer=1), END), (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 1)),
     ((execute(signal_store=1), END), (ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 1)),
     ((execute(), store(wait_execute=1), END), (ErrorCode.DEADLOCK, Unit.STORE, 1)),
     ((UNFOLD.replace(wait_store=1), execute(), END), (ErrorCode.DEADLOCK, Unit.LOAD, 0)),

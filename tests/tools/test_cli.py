@@ -319,7 +319,7 @@ def test_check_of_a_program_needs_the_model(net, capsys):
 
 def test_unknown_engine(net, capsys):
     code, _, err = call(capsys, "run", "net.onnx", "--input", "in.npz", "--engine", "huge")
-    assert (code, err) == (1, "celosia: engine must be one of test, mac64, mac256, a board or a .json file, not 'huge'\n")
+    assert (code, err) == (1, "celosia: engine must be one of test, mac64, mac256, test_port, mac256_port, a board or a .json file, not 'huge'\n")
 
 
 @pytest.mark.parametrize(

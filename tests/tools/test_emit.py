@@ -105,7 +105,7 @@ def test_statistics_count_what_the_units_have_to_do():
     y = builder.conv(builder.input(3, 32, 32), 16, kernel=(3, 3), pads=(1, 1, 1, 1))
     program = compile_graph(builder.graph(builder.conv(y, 32, kernel=(3, 3), pads=(1, 1, 1, 1))), MAC256)
     total, layers = statistics(program, MAC256)
-    assert total.counts == {"END": 1, "EXECUTE": 24, "STORE": 24, "UNFOLD": 8, "FILL": 0}
+    assert total.counts == {"END": 1, "EXECUTE": 24, "STORE": 24, "UNFOLD": 8, "FILL": 0, "TRANSFER": 0}
     assert [sink.execute_cycles for sink in layers] == [2 * 1024, 9 * 1024 * 2]
     assert total.store_cycles == 1024 + 2048
     assert total.unfold_words == 2048

@@ -6,7 +6,7 @@ A sink has one method, ``instruction(instruction)``, called in program order, an
 
 import numpy as np
 
-from celosia.rtl.isa import LAYOUTS, MINUS_ONE, Instruction, Opcode, encode
+from celosia.rtl.isa import LAYOUTS, Instruction, Opcode, encode
 
 __all__ = ["BinarySink", "ListingSink", "StatisticsSink", "assemble", "listing", "statistics"]
 
@@ -38,7 +38,7 @@ class ListingSink:
         self.lines.append(f"; {text}")
 
     def instruction(self, instruction):
-        shown = " ".join(f"{name}={value}" for name, value in instruction.fields.items() if value or name in MINUS_ONE)
+        shown = " ".join(f"{name}={value}" for name, value in instruction.fields.items() if value)
         self.lines.append(f"{self._count:5}  {instruction.opcode.name:7} {shown}".rstrip())
         self._count += 1
 
