@@ -1,6 +1,6 @@
 """The golden executor: runs a compiled program in numpy, instruction by instruction, as :mod:`celosia.rtl.isa` defines them.
 
-Activation memory, accumulators, weights, parameters and tables are byte-exact images of the hardware's; several inferences
+Activation memory, accumulators, weights, parameters, tables and external memory are byte-exact images of the hardware's; several inferences
 can run at once along a leading axis. Time does not exist here: a unit's instruction takes effect as soon as its tokens are
 there, in the order in which the sequencer would hand them out.
 """
@@ -10,17 +10,29 @@ from dataclasses import replace
 
 import numpy as np
 
-from celosia.rtl.isa import TOKEN_BITS, Combine, ErrorCode, Opcode, decode
+from celosia.rtl.isa import TOKEN_BITS, Combine, ErrorCode, Memory, Opcode, decode
 from celosia.sim import numerics
-from celosia.sim.footprint import execute_reads, fill_words, store_words, unfold_bytes, unfold_words
+from celosia.sim.footprint import (
+    entry_bytes,
+    execute_reads,
+    fill_words,
+    store_words,
+    transfer_entries,
+    unfold_bytes,
+    unfold_words,
+)
 from celosia.sim.products import array_sums, depthwise_sums
 from celosia.tools.errors import BadInput, BadProgram, EngineError
 
 __all__ = ["Executor", "GoldenError", "instructions_of"]
 
-UNITS = ("load", "execute", "store")
-UNIT_OF = {Opcode.UNFOLD: "load", Opcode.FILL: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
+UNITS = ("load", "execute", "store", "transfer")
+UNIT_OF = {
+    Opcode.UNFOLD: "load", Opcode.FILL: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store", Opcode.TRANSFER: "transfer",
+}  # fmt: skip
 RESERVED_HEADER_BIT = 31
+MAX_PROGRAM = 1 << 16
+"""Instructions that an engine with a memory port can run: it fetches them from external memory."""
 
 
 class GoldenError(EngineError):
@@ -69,8 +81,8 @@ class Executor:
         self.constant_weights = np.zeros((config.weight_tiles, config.rows, config.cols), np.int8)
         self.constant_weights[: len(tiles)] = tiles
         self.fills = any(i is not None and i.opcode == Opcode.FILL for i in self.instructions)
-        self.params = np.zeros((config.param_depth, 2 * config.lanes), np.uint32)
-        self.params[: len(program.params)] = program.params
+        self.constant_params = np.zeros((config.param_depth, 2 * config.lanes), np.uint32)
+        self.constant_params[: len(program.params)] = program.params
         self.tables = np.zeros((config.tables, 256), np.int8)
         self.tables[: len(program.tables)] = program.tables.view(np.int8)
         self.reset(1)
@@ -83,6 +95,10 @@ class Executor:
             self.act[:, address : address + len(words)] = words.view(np.int8)
         self.acc = np.zeros((batch, 2, config.acc_depth, config.cols), np.int32)
         self.weights = np.repeat(self.constant_weights[None], batch if self.fills else 1, axis=0)
+        self.params = self.constant_params.copy()
+        image = self.program.memory
+        self.image = image.copy()  # all machines': instructions do not write there
+        self.external = np.zeros((batch, max(0, self.program.memory_bytes - len(image))), np.uint8)
 
     # Whole inferences -------------------------------------------------------------------------------------------------
 
@@ -125,42 +141,45 @@ class Executor:
         return arrays, batches == {None} or not batches
 
     def place(self, port, array):
-        """Write an input ``[batch, *port.shape]`` into the activation memory."""
+        """Write an input ``[batch, *port.shape]`` into the memory where it belongs."""
         batch = len(array)
+        flat, first = self._bytes(port)
         if port.layout == "dense":
-            flat = self.act.reshape(batch, -1)
             data = np.ascontiguousarray(array).view(np.int8).reshape(batch, -1)
-            first = port.address * self.config.rows
             flat[:, first : first + data.shape[1]] = data
             return
         values = array.view(np.int8) ^ np.int8(-128) if port.unsigned else array
-        words, lane = self._blocked(port)
-        self.act[:, words, lane] = _channels_first(values, port)
+        flat[:, first + self._blocked(port)] = _channels_first(values, port)
 
     def fetch(self, port):
-        """Read an output ``[batch, *port.shape]`` from the activation memory."""
+        """Read an output ``[batch, *port.shape]`` from the memory where it lies."""
         if port.plane_step:
-            planes = [self.fetch(replace(port, plane_step=0, address=port.address + k * port.plane_step)) for k in range(4)]
+            step = port.plane_step * (self.config.rows if port.external else 1)
+            planes = [self.fetch(replace(port, plane_step=0, address=port.address + k * step)) for k in range(4)]
             return np.stack(planes, axis=-1).view("<i4")[..., 0]
         batch = len(self.act)
         dtype = np.uint8 if port.unsigned else np.int8
+        flat, first = self._bytes(port)
         if port.layout == "dense":
-            size = int(np.prod(port.shape))
-            first = port.address * self.config.rows
-            values = self.act.reshape(batch, -1)[:, first : first + size]
+            values = flat[:, first : first + int(np.prod(port.shape))]
         else:
-            words, lane = self._blocked(port)
-            values = self.act[:, words, lane]
+            values = flat[:, first + self._blocked(port)]
             if port.matrix:
                 values = values.transpose(0, 2, 3, 1)
         values = np.ascontiguousarray(values).reshape(batch, *port.shape)
         return (values ^ np.int8(-128)).view(dtype) if port.unsigned else values
 
+    def _bytes(self, port):
+        """Return int8 ``[batch, bytes]`` of the memory that holds a port, and the port's first byte there."""
+        if port.external:
+            return self.external.view(np.int8), port.address - len(self.image)
+        return self.act.reshape(len(self.act), -1), port.address * self.config.rows
+
     def _blocked(self, port):
-        channel = np.arange(port.channels)[:, None, None]
-        block, lane = np.divmod(channel, self.config.rows)
-        words = port.address + block * port.block_step + np.arange(port.height)[:, None] * port.row_step + np.arange(port.width)
-        return words, np.broadcast_to(lane, words.shape)
+        """Return the byte of each element of a blocked port, counted from its first one: int64 ``[channels, height, width]``."""
+        block, lane = np.divmod(np.arange(port.channels)[:, None, None], self.config.rows)
+        words = block * port.block_step + np.arange(port.height)[:, None] * port.row_step + np.arange(port.width)
+        return words * self.config.rows + lane
 
     # The sequencer ----------------------------------------------------------------------------------------------------
 
@@ -173,7 +192,7 @@ class Executor:
         queues = {unit: [] for unit in UNITS}
         tokens = {(source, target): 0 for source in UNITS for target in UNITS if source != target}
         for index, instruction in enumerate(self.instructions):
-            if index >= self.config.program_depth:
+            if index >= (MAX_PROGRAM if self.config.memory_bytes else self.config.program_depth):
                 break
             self._check_header(index, instruction)
             if instruction.opcode == Opcode.END:
@@ -197,10 +216,14 @@ class Executor:
         header = int(self.program.instructions[index, 0])
         if instruction is None:
             raise GoldenError(ErrorCode.ILLEGAL_OPCODE, index, f"opcode {header & 15}")
+        if instruction.opcode == Opcode.TRANSFER and not self.config.memory_bytes:
+            raise GoldenError(ErrorCode.ILLEGAL_OPCODE, index, f"opcode {header & 15} without a memory port")
         if instruction.fields.get("reserved") or header >> RESERVED_HEADER_BIT:
             raise GoldenError(ErrorCode.RESERVED_BITS, index, "a reserved bit is set")
-        own = ["transfer"] if instruction.opcode in UNIT_OF else UNITS
-        if any(instruction.fields[f"{verb}_{unit}"] for unit in own for verb in ("wait", "signal")):
+        own = [] if self.config.memory_bytes else ["transfer"]
+        if instruction.opcode == Opcode.END:
+            own = UNITS
+        if any(getattr(instruction, f"{verb}_{unit}", 0) for unit in own for verb in ("wait", "signal")):
             raise GoldenError(ErrorCode.RESERVED_BITS, index, "a unit waits for or signals itself")
 
     def _drain(self, queues, tokens):
@@ -212,14 +235,14 @@ class Executor:
                 while queues[unit]:
                     index = queues[unit][0]
                     instruction = self.instructions[index]
-                    if any(tokens[other, unit] < instruction.fields[f"wait_{other}"] for other in others):
+                    if any(tokens[other, unit] < getattr(instruction, f"wait_{other}") for other in others):
                         break
                     queues[unit].pop(0)
                     for other in others:
-                        tokens[other, unit] -= instruction.fields[f"wait_{other}"]
+                        tokens[other, unit] -= getattr(instruction, f"wait_{other}")
                     getattr(self, f"run_{unit}")(index, instruction)
                     for other in others:
-                        tokens[unit, other] += instruction.fields[f"signal_{other}"]
+                        tokens[unit, other] += getattr(instruction, f"signal_{other}")
                         if tokens[unit, other] >> TOKEN_BITS:
                             raise GoldenError(ErrorCode.TOKEN_OVERFLOW, index, f"more than {(1 << TOKEN_BITS) - 1} tokens")
                     progress = True
@@ -342,6 +365,45 @@ class Executor:
         taps = taps[..., window].transpose(0, 1, 2, 4, 3, 5)  # [batch, y, group, x, stream, column]
         values[..., : i.streams * columns] = taps.reshape(batch, *dest.shape, -1)
         self.act[:, dest] = values
+
+    def run_transfer(self, index, i):
+        """Run one ``TRANSFER``."""
+        config, size = self.config, self.config.memory_bytes
+        if i.memory not in list(Memory) or (i.memory != Memory.ACTIVATIONS and (i.write or i.constant)) or (i.write and i.constant):
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"memory {i.memory}, write {i.write}, constant {i.constant}")
+        if i.external % size or i.external_row_step % size or i.external_plane_step % size:
+            raise GoldenError(ErrorCode.ILLEGAL_FIELD, index, f"external addresses must be multiples of {size}")
+        external, local = transfer_entries(i, config)
+        depth, code = {
+            Memory.ACTIVATIONS: (config.act_depth, ErrorCode.ACT_RANGE),
+            Memory.WEIGHTS: (config.weight_depth, ErrorCode.WEIGHT_RANGE),
+            Memory.PARAMS: (config.param_depth, ErrorCode.PARAM_RANGE),
+        }[i.memory]
+        if local.max() >= depth:
+            raise GoldenError(code, index, f"entry {local.max()} of {depth}")
+        external, local = external.ravel(), local.ravel()
+        if i.constant:
+            self.act[:, local] = np.uint8(i.pad).view(np.int8)
+            return
+        size = entry_bytes(config)[i.memory]
+        shared = external.max() + size <= len(self.image)
+        if not shared and (external.min() < len(self.image) or external.max() + size > self.program.memory_bytes):
+            raise GoldenError(ErrorCode.MEMORY_ERROR, index, f"byte {external.max() + size - 1} of {self.program.memory_bytes}")
+        source = self.image[None] if shared else self.external
+        place = (external - (0 if shared else len(self.image)))[:, None] + np.arange(size)
+        if i.write and shared:
+            raise GoldenError(ErrorCode.MEMORY_ERROR, index, "constants are overwritten")
+        if i.write:
+            source[:, place] = self.act[:, local].view(np.uint8)
+        elif i.memory == Memory.ACTIVATIONS:
+            self.act[:, local] = source[:, place].view(np.int8)
+        elif i.memory == Memory.PARAMS:
+            self.params[local] = np.ascontiguousarray(source[0, place]).view("<u4")
+        else:
+            tile, entry = np.divmod(local, config.load_cycles)
+            rows = np.arange(config.weight_rows) * config.load_cycles + entry[:, None]
+            values = source[:, place].view(np.int8).reshape(len(source), len(local), config.weight_rows, config.cols)
+            self.weights[:, tile[:, None], rows] = values
 
     def _fill(self, index, i):
         config = self.config

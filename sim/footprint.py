@@ -5,12 +5,14 @@ The golden executor moves data with it; the compiler's verifier proves orderings
 
 import numpy as np
 
-from celosia.rtl.isa import Combine, ExecuteInstruction, Opcode, UnfoldInstruction, largest
+from celosia.rtl.isa import Combine, ExecuteInstruction, Memory, Opcode, TransferInstruction, UnfoldInstruction, largest
 
-__all__ = ["BYTE_MASK", "execute_reads", "fill_words", "store_words", "unfold_bytes", "unfold_words", "weight_tiles"]
+__all__ = ["BYTE_MASK", "entry_bytes", "execute_reads", "fill_words", "store_words", "transfer_entries", "unfold_bytes", "unfold_words", "weight_tiles"]
 
 ADDRESS_MASK = largest(ExecuteInstruction, "start")
 BYTE_MASK = largest(UnfoldInstruction, "start")
+LOCAL_MASK = largest(TransferInstruction, "local")
+EXTERNAL_MASK = largest(TransferInstruction, "external")
 
 
 def execute_reads(instruction, config):
@@ -93,3 +95,18 @@ def weight_tiles(instruction):
     if i.opcode == Opcode.FILL:
         return i.weights + np.arange(i.tiles)
     return i.weights + np.arange(1 if i.hold else i.kernel_y * i.kernel_x * i.blocks)
+
+
+def entry_bytes(config):
+    """Return the bytes of an entry of each :class:`~celosia.rtl.isa.Memory` that a ``TRANSFER`` reaches."""
+    return {Memory.ACTIVATIONS: config.rows, Memory.WEIGHTS: config.weight_rows * config.cols, Memory.PARAMS: 8 * config.lanes}
+
+
+def transfer_entries(instruction, config):
+    """Return ``(external, local)`` of a ``TRANSFER``: the byte in external memory and the entry of the engine's that belong together, int64
+    ``[planes, rows, run]``."""
+    i = instruction
+    plane, row, entry = np.ogrid[: i.planes, : i.rows, : i.run]
+    external = i.external + plane * i.external_plane_step + row * i.external_row_step + entry * entry_bytes(config)[i.memory]
+    local = i.local + plane * i.local_plane_step + row * i.local_row_step + entry
+    return external & EXTERNAL_MASK, local & LOCAL_MASK

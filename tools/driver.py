@@ -321,7 +321,7 @@ class Driver:
         """Return an instruction's number, with its opcode and layer where they are known."""
         instruction = self._instruction(index)
         facts = [instruction.opcode.name] if instruction else []
-        facts += [f"layer {layer.name!r}" for layer in self.program.layers if layer.instructions[0] <= index < layer.instructions[1]]
+        facts += [f"layer {layer.name!r}" for layer in self.program.layers if any(index in span for span in layer.spans)]
         return f"{index} ({', '.join(facts)})" if facts else str(index)
 
 

@@ -56,11 +56,11 @@ def estimate_model(model, config):
 
 def _bound(found, instructions, layer, cycles):
     """Return what keeps a layer from taking fewer than its ``cycles``: array, weights, load, store or latency."""
-    first, last = layer.instructions
-    shares = found.share(instructions, first, last)
+    numbers = [number for span in layer.spans for number in span]
+    shares = found.share(instructions, numbers)
     unit = max(shares, key=shares.get)
     if shares[unit] < WAITS * cycles:
         return "latency"
     if unit != "execute":
         return unit
-    return "weights" if 2 * found.weights[first:last].sum() > shares[unit] else "array"
+    return "weights" if 2 * found.weights[numbers].sum() > shares[unit] else "array"

@@ -30,7 +30,8 @@ class Port:
     For ``blocked``, ``channels × height × width``, ``block_step`` and ``row_step`` place it; ``matrix`` says that the ONNX shape is
     ``[M, K]`` with channels last. With ``plane_step`` other than zero the tensor is int32: byte ``k`` of each value lies ``k * plane_step`` words further. ``unsigned`` says that the ONNX dtype is uint8: dense inputs are stored as they are (the engine
     inverts the top bit itself), blocked outputs hold the int8 value and the driver adds 128. ``batched`` says that the ONNX value has
-    a batch dimension of one in front of ``shape``.
+    a batch dimension of one in front of ``shape``. With ``external`` it lies in external memory: ``address`` is a byte's, from the memory's base on,
+    and words are ``rows`` bytes each.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Port:
     matrix: bool = False
     plane_step: int = 0
     batched: bool = True
+    external: bool = False
 
     def take(self, inputs, *, several=False):
         """Return the array for this port out of ``inputs``, a dict by name.
@@ -74,14 +76,22 @@ class Port:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What the report says of a node: which instructions are its own, and its multiply-accumulates (useful ones only)."""
+    """What the report says of a node: which instructions are its own, and its multiply-accumulates (useful ones only).
+
+    ``instructions`` holds the bounds of spans, ``(first, last + 1, first, last + 1, …)``: those of a layer need not be neighbours.
+    """
 
     name: str
     operator: str
     sources: tuple
     output: str
     macs: int
-    instructions: tuple  # (first, last + 1)
+    instructions: tuple
+
+    @property
+    def spans(self):
+        """``range`` of instruction numbers of each span."""
+        return tuple(range(first, end) for first, end in zip(self.instructions[::2], self.instructions[1::2]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +100,8 @@ class Program:
 
     ``instructions``: uint32 ``[n, 8]``, little-endian words. ``weights``: int8 ``[tiles, load_cycles, weight_rows, cols]`` (tile ``t``,
     entry ``i``, bank ``j`` holds row ``j * load_cycles + i``). ``params``: uint32 ``[entries, 2 * lanes]``. ``tables``: uint8 ``[n, 256]``.
+    ``memory``: uint8 ``[n]``, what external memory holds from its base on before an inference; instructions only read it. ``memory_bytes`` of external memory
+    are in use in all; 0 where everything is on chip.
     """
 
     name: str
@@ -104,6 +116,17 @@ class Program:
     layers: tuple
     act_words: int = 0  # words of the activation memory in use
     constants: tuple = ()  # (address, uint8 [words, rows]): what the activation memory holds before and after each inference
+    memory: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    memory_bytes: int = 0
+
+    @property
+    def owners(self):
+        """int32 ``[n]``: the number of the layer that each instruction belongs to, −1 for none."""
+        numbers = np.full(len(self.instructions), -1, np.int32)
+        for number, layer in enumerate(self.layers):
+            for span in layer.spans:
+                numbers[span.start : span.stop] = number
+        return numbers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import celosia
 __all__ = ["Event", "LayerReport", "Report", "attribute", "table"]
 
 UNITS = ("load", "execute", "store")
-PRIORITY = ("execute", "store", "load")
+PRIORITY = ("execute", "store", "load", "transfer")
 """Whose layer a cycle is counted for when several units work: the array is what the engine is built around."""
 
 
@@ -158,7 +158,7 @@ def attribute(events, layers, cycles):
     list of int, int
         Cycles of each layer, and those in which no unit worked; they add up to ``cycles``.
     """
-    layer_of = {index: number for number, layer in enumerate(layers) for index in range(*layer.instructions)}
+    layer_of = {index: number for number, layer in enumerate(layers) for span in layer.spans for index in span}
     edges = defaultdict(list)
     for event in events:
         start, end = max(event.start, 0), min(event.end, cycles)

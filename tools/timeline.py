@@ -36,7 +36,7 @@ def timeline(program, events, cycles, *, title):
     strip_height = 20 + 3 * (LANE + GAP) + 34
     legend_rows = -(-len(program.layers) // 4)
     height = 64 + strips * strip_height + 20 + legend_rows * 18 + 10
-    layer_of = {index: number for number, layer in enumerate(program.layers) for index in range(*layer.instructions)}
+    layer_of = {index: number for number, layer in enumerate(program.layers) for span in layer.spans for index in span}
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title, quote=True)}">',
         f"<style>{STYLE}{_palette()}</style>",

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from celosia.rtl.gate import UNIT_NAMES
+from celosia.rtl.isa import Unit
 from celosia.sim.cycles import conflicts
 from celosia.sim.cycles.sequencer import Sequencer
 from celosia.sim.cycles.units import unit_models
@@ -48,12 +49,12 @@ class Prediction(NamedTuple):
 
     def timeline(self):
         """Return the events as :attr:`celosia.tools.driver.RunStats.events` has them."""
-        return [(UNIT_NAMES[unit], *place) for unit, *place, _, _ in self.events.tolist()]
+        return [(Unit(unit).name.lower(), *place) for unit, *place, _, _ in self.events.tolist()]
 
-    def share(self, instructions, first, last):
-        """Return the work of a layer's instructions ``first`` … ``last - 1`` by the name of the unit."""
-        found = dict.fromkeys(UNIT_NAMES, 0)
-        for number in range(first, last):
+    def share(self, instructions, numbers):
+        """Return the work of the instructions ``numbers`` by the name of the unit."""
+        found = dict.fromkeys((*UNIT_NAMES, "transfer"), 0)
+        for number in numbers:
             found[instructions[number].unit.name.lower()] += int(self.work[number])
         return found
 

@@ -5,7 +5,7 @@ Discrete events in the order of time, a handful for each instruction. Cycles cou
 
 import heapq
 
-from celosia.rtl.gate import UNIT_NAMES, places
+from celosia.rtl.gate import places
 from celosia.rtl.isa import INSTRUCTION_BITS, UNITS, Opcode, Unit, zero_bits
 from celosia.tools.errors import EngineError
 
@@ -17,8 +17,8 @@ VISIBLE, TOKENS, GO, CHOOSE = range(4)
 DOORBELL = 1
 """Cycles from the doorbell, where those of :data:`~celosia.sim.events.EVENT` begin, to the first one in which the engine is busy."""
 
-WAITS = [f"wait_{name}" for name in UNIT_NAMES]
-SIGNALS = list(zip(list(Unit), (f"signal_{name}" for name in UNIT_NAMES)))
+WAITS = [f"wait_{unit.name.lower()}" for unit in list(Unit)]
+SIGNALS = [(unit, f"signal_{unit.name.lower()}") for unit in list(Unit)]
 
 
 class Gate:
@@ -29,7 +29,7 @@ class Gate:
         self.program = []  # numbers of the instructions pushed
         self.pushed = self.taken = self.done = 0
         self.asked = self.waiting = False
-        self.tokens = [0] * len(UNIT_NAMES)
+        self.tokens = [0] * len(Unit)
         self.token_at = -1
         self.ready = 0  # cycle from which on the head may go
         self.ended = -1  # cycle of the last instruction's `done`
@@ -153,7 +153,7 @@ class Sequencer:
             return
         number = gate.program[gate.taken]
         instruction = self.instructions[number]
-        waits = [getattr(instruction, name) for name in WAITS]
+        waits = [getattr(instruction, name, 0) for name in WAITS]
         gate.waiting = any(has < needs for has, needs in zip(gate.tokens, waits))
         if gate.waiting:
             return
@@ -165,7 +165,7 @@ class Sequencer:
         self.events.append((unit.value, number, began + DOORBELL, run.done + 1 + DOORBELL, 0, max(waited, 0)))
         gate.ended = run.done
         self.at(run.taken + 1, VISIBLE, self.taken, gate)
-        self.at(run.done, TOKENS, self.done, unit, [other for other, name in SIGNALS if getattr(instruction, name)])
+        self.at(run.done, TOKENS, self.done, unit, [other for other, name in SIGNALS if getattr(instruction, name, 0)])
 
     def taken(self, cycle, gate):
         gate.taken += 1

@@ -19,8 +19,12 @@ from celosia.rtl.load import FILL_OVERHEAD, LOAD_OVERHEAD
 from celosia.rtl.serial_load import STEP_CYCLES, TAP_ROW_CYCLES
 from celosia.rtl.serial_requantizer import PERIOD
 from celosia.rtl.store import Store
+from celosia.sim.footprint import entry_bytes
 
-__all__ = ["Run", "passes_of", "unit_models"]
+MEMORY_LATENCY = 50
+"""Cycles from a transfer's start to its first beat: those of the external memory, which are 40 in simulation, and some of the port."""
+
+__all__ = ["MEMORY_LATENCY", "Run", "passes_of", "unit_models"]
 
 
 class Run(NamedTuple):
@@ -222,9 +226,25 @@ class SerialLoadModel:
         return Run(taken, taken, first, taken, work)
 
 
+class TransferModel:
+    """The transfer unit: :data:`MEMORY_LATENCY`, then a beat per cycle, one instruction at a time."""
+
+    def __init__(self, config):
+        self.config = config
+        self.free = 0
+
+    def take(self, i, offered, lost):
+        taken = max(offered, self.free)
+        work = i.planes * i.rows * i.run * entry_bytes(self.config)[i.memory] // self.config.memory_bytes
+        first = taken + MEMORY_LATENCY
+        self.free = first + work + lost
+        return Run(taken, self.free, first, self.free, work)
+
+
 def unit_models(config):
     """Return the model of each unit of an engine."""
-    return {
+    transfer = {Unit.TRANSFER: TransferModel(config)} if config.memory_bytes else {}
+    return transfer | {
         Unit.LOAD: (SerialLoadModel if config.serial_load else LoadModel)(config),
         Unit.EXECUTE: ExecuteModel(config),
         Unit.STORE: (SerialStoreModel if config.lane_cycles > 1 else StoreModel)(config),

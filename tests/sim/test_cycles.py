@@ -123,4 +123,4 @@ def test_work_is_what_a_unit_takes_if_it_never_waits():
     long = [instruction(Opcode.EXECUTE, tile_rows=8, kernel_x=3), instruction(Opcode.EXECUTE, tile_cols=1, blocks=5)]
     found = predict([*long, Instruction(Opcode.END)], config)
     assert found.work.tolist() == [3 * 64, 5 * 4, 0] and found.weights.tolist() == [0, 5 * 4 - 5 * 2, 0]
-    assert found.share([*long, Instruction(Opcode.END)], 0, 2) == {"load": 0, "execute": 3 * 64 + 5 * 4, "store": 0}
+    assert found.share([*long, Instruction(Opcode.END)], range(2)) == {"load": 0, "execute": 3 * 64 + 5 * 4, "store": 0, "transfer": 0}

@@ -7,16 +7,19 @@ import numpy as np
 from celosia.rtl.isa import ExecuteInstruction, Instruction, Opcode, UnfoldInstruction, largest
 from celosia.tools.compiler.constants import ParamImage, TableImage, WeightImage
 from celosia.tools.compiler.ir import Conv, Product, Weighted
+from celosia.tools.compiler.layout import blocked_view
 from celosia.tools.compiler.sinks import BinarySink
 from celosia.tools.compiler.tokens import add_tokens
 from celosia.tools.errors import DoesNotFit
 from celosia.tools.program import Layer, Port, Program
 
-__all__ = ["Emission", "emit"]
+__all__ = ["Emission", "constant_words", "emit", "emit_stream"]
 
 WORD_MASK = largest(ExecuteInstruction, "start")
 BYTE_MASK = largest(UnfoldInstruction, "start")
 INSTRUCTION_BYTES = 32
+MAX_STREAMED = 1 << 16
+"""Instructions of a program that lies in external memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,10 +81,75 @@ def emit(allocation, config, options):
         layers=_layers(schedule, graph),
         act_words=allocation.words,
         constants=tuple(
-            (allocation.addresses[name], _words(array, layout.placements[name].view, config)) for name, array in graph.constants.items()
+            (allocation.addresses[name], constant_words(array, layout.placements[name].view, config)) for name, array in graph.constants.items()
         ),
     )
     return Emission(program=program, instructions=instructions, allocation=allocation)
+
+
+def emit_stream(streamed, config, options):
+    """Return the :class:`Emission` of a :class:`~celosia.tools.compiler.stream.Streamed` network, whose ``allocation`` it is.
+
+    Raises
+    ------
+    DoesNotFit
+        If there are more tables, or instructions, than an engine can have.
+    """
+    graph, external = streamed.graph, streamed.external
+    tables = TableImage(config)
+    encoder = _Encoder(streamed.addresses, config, WeightImage(config), ParamImage(config), tables)
+    steps = [encoder.instruction(step) for step in streamed.steps]
+    if len(steps) + 1 >= MAX_STREAMED:
+        raise DoesNotFit("program", (len(steps) + 1) * INSTRUCTION_BYTES, MAX_STREAMED * INSTRUCTION_BYTES)
+    instructions = (*add_tokens(steps, config), Instruction(Opcode.END))
+    sink = BinarySink()
+    for instruction in instructions:
+        sink.instruction(instruction)
+    names = [*graph.outputs]
+    names += [node.output for node in graph.nodes if options.keeps(node.output) and node.output not in names]
+    spans = [[] for _ in graph.nodes]
+    for index, step in enumerate(streamed.steps):
+        bounds = spans[step.layer]
+        if bounds and bounds[-1] == index:
+            bounds[-1] += 1
+        else:
+            bounds += [index, index + 1]
+    image = np.frombuffer(bytes(external.image), np.uint8)
+    program = Program(
+        name=graph.name,
+        digest=config.digest,
+        config=config.to_json(),
+        instructions=sink.image(),
+        weights=np.zeros((0, config.load_cycles, config.weight_rows, config.cols), np.int8),
+        params=np.zeros((0, 2 * config.lanes), np.uint32),
+        tables=tables.image(),
+        inputs=tuple(_external_port(graph.tensors[name], external, config, is_input=True) for name in graph.inputs),
+        outputs=tuple(_external_port(graph.tensors[name], external, config) for name in names),
+        layers=tuple(_layer(node, graph, tuple(bounds)) for node, bounds in zip(graph.nodes, spans) if bounds),
+        act_words=config.act_depth,
+        memory=image,
+        memory_bytes=len(image) + external.size,
+    )
+    return Emission(program=program, instructions=instructions, allocation=streamed)
+
+
+def _external_port(tensor, external, config, *, is_input=False):
+    view = blocked_view(tensor, config.rows)
+    facts = {"name": tensor.name, "shape": tuple(tensor.shape), "unsigned": tensor.unsigned, "batched": tensor.batched}
+    facts |= {"address": len(external.image) + external.tensors[tensor.name], "external": True}
+    if is_input:
+        return Port(layout="dense", **facts)
+    return Port(
+        layout="blocked",
+        channels=tensor.channels,
+        height=tensor.height,
+        width=tensor.width,
+        block_step=view.block_step,
+        row_step=view.row_step,
+        matrix=tensor.matrix,
+        plane_step=view.words if tensor.wide else 0,
+        **facts,
+    )
 
 
 class _Encoder:
@@ -96,7 +164,11 @@ class _Encoder:
 
     def instruction(self, step):
         fields = dict(step.fields)
-        if step.opcode == Opcode.UNFOLD:
+        if step.opcode == Opcode.TRANSFER:
+            ref = step.source or step.dest or step.filled or step.entries
+            tile = self.config.load_cycles if step.filled else 1
+            fields["local"] = self.addresses[ref.buffer] * tile + ref.offset
+        elif step.opcode == Opcode.UNFOLD:
             fields["start"] = self.addresses[step.source.buffer] * self.config.rows + fields["start"] & BYTE_MASK
             fields["dest"] = self.address(step.dest)
         elif step.opcode == Opcode.EXECUTE:
@@ -108,17 +180,22 @@ class _Encoder:
             fields["weights"] = self.address(step.filled)
         else:
             fields["dest"] = self.address(step.dest)
-            fields["params"] = min(self.params.add_channels(step.params), (1 << 14) - 1)
+            if step.entries is not None:
+                fields["params"] = self.address(step.entries)
+            else:
+                fields["params"] = min(self.params.add_channels(step.params), (1 << 14) - 1)
             if step.table is not None:
                 fields["table"] = min(self.tables.add(step.table), 15)
             if step.operand is not None:
                 fields["operand"] = self.address(step.operand)
-            if step.add is not None:
+            if step.addition is not None:
+                fields["combine_params"] = self.address(step.addition)
+            elif step.add is not None:
                 fields["combine_params"] = min(self.params.add_addition(*step.add), (1 << 14) - 1)
         return Instruction(step.opcode, **fields)
 
 
-def _words(array, view, config):
+def constant_words(array, view, config):
     """Return the words of a constant tensor ``[channels, height, width]``."""
     channels, block = np.arange(len(array)) % config.rows, np.arange(len(array)) // config.rows
     words = np.zeros((view.words, config.rows), np.uint8)
@@ -153,16 +230,20 @@ def _layers(schedule, graph):
         first, _ = spans.get(step.layer, (index, index))
         spans[step.layer] = first, index + 1
     return tuple(
-        Layer(
-            name=node.name,
-            operator=node.operator,
-            sources=tuple(node.sources),
-            output=node.output,
-            macs=_macs(node, graph),
-            instructions=spans[number],
-        )
+        _layer(node, graph, spans[number])
         for number, node in enumerate(graph.nodes)
         if number in spans  # a rearrangement may have nothing to move
+    )
+
+
+def _layer(node, graph, instructions):
+    return Layer(
+        name=node.name,
+        operator=node.operator,
+        sources=tuple(node.sources),
+        output=node.output,
+        macs=_macs(node, graph),
+        instructions=instructions,
     )
 
 

@@ -24,7 +24,7 @@ from celosia.tools.compiler.product import identity, prepare
 from celosia.tools.compiler.share import share
 from celosia.tools.errors import UnsupportedOperator
 
-__all__ = ["Layout", "Placement", "Unfold", "View", "lay_out"]
+__all__ = ["Layout", "Placement", "Unfold", "View", "blocked_view", "is_blocked_when_dense", "lay_out"]
 
 MAX_EXTENT = largest(ExecuteInstruction, "in_height")  # of maps, and of pads
 MAX_GROUPS = largest(UnfoldInstruction, "groups")
@@ -61,7 +61,7 @@ class Placement:
     """How a tensor lies in memory.
 
     ``view`` is None for dense tensors that can only be unfolded. ``buffer`` is the tensor whose words it shares from word ``offset`` on, None
-    where it has a buffer of ``words`` of its own.
+    where it has a buffer of ``words`` of its own. ``plane`` are the bytes from one channel of a dense tensor to the next, 0 where its shape says it.
     """
 
     tensor: Tensor
@@ -70,6 +70,7 @@ class Placement:
     view: View | None
     buffer: str | None = None
     offset: int = 0
+    plane: int = 0
 
     @property
     def home(self):
@@ -142,8 +143,11 @@ class Layout:
         return "\n".join(lines)
 
 
-def lay_out(graph, config, options, *, contiguous=()):
+def lay_out(graph, config, options, *, contiguous=(), windows=None, planes=None):
     """Return the :class:`Layout` of ``graph``; the maps named ``contiguous`` have no words between their rows.
+
+    ``windows`` are tensors that lie within others: name → (name, (rows, columns) to skip). ``planes`` are bytes between the channels of dense
+    tensors that are parts of larger ones.
 
     Raises
     ------
@@ -155,10 +159,20 @@ def lay_out(graph, config, options, *, contiguous=()):
     graph, copies = _copy_inputs(graph, packed, config)
     odd = _read_row_by_row(graph, config).difference(contiguous)
     placements = {name: _place(tensor, name in graph.inputs and name not in packed, name in odd, config) for name, tensor in graph.tensors.items()}
+    for name, plane in (planes or {}).items():
+        tensor = graph.tensors[name]
+        words = -(-((tensor.channels - 1) * plane + tensor.height * tensor.width) // config.rows)
+        placements[name] = dataclasses.replace(placements[name], plane=plane, words=words)
     for name, tensor in aliases.items():
         placements[name] = Placement(tensor=graph.tensors[name], kind="dense", words=0, view=None, buffer=tensor)
     fixed = {*aliases, *aliases.values()}
     fixed |= {name for node in graph.nodes if isinstance(node, Product) for name in (*node.inputs, node.output)}
+    for name, (of, skip) in (windows or {}).items():
+        tensor, view = graph.tensors[name], placements[of].view
+        offset = skip[0] * view.row_step + skip[1] * view.col_step
+        view = dataclasses.replace(view, height=tensor.height, width=tensor.width)
+        placements[name] = dataclasses.replace(placements[name], words=0, view=view, buffer=of, offset=offset)
+        fixed |= {name, of}
     placements = share(graph, placements, config, fixed)
     unfolds = {}
     for node in graph.nodes:
@@ -184,7 +198,8 @@ def _read_row_by_row(graph, config):
     return wanted - contiguous if config.depthwise_rows > 1 else set()
 
 
-def _blocked_view(tensor, rows, odd):
+def blocked_view(tensor, rows, odd=False):
+    """Return how a tensor lies in blocks of ``rows`` channels, with ``odd`` an odd number of words from row to row."""
     blocks = -(-tensor.channels // rows)
     if tensor.matrix and tensor.width == 1:
         return View(height=tensor.height, width=1, row_step=blocks, block_step=1, blocks=blocks)
@@ -194,17 +209,18 @@ def _blocked_view(tensor, rows, odd):
     )
 
 
-def _is_blocked_when_dense(tensor, rows):
+def is_blocked_when_dense(tensor, rows):
+    """Whether the plain bytes of a tensor are the words of its blocks."""
     return tensor.height * tensor.width == 1 or (tensor.matrix and tensor.channels % rows == 0)
 
 
 def _place(tensor, is_dense, odd, config):
-    view = _blocked_view(tensor, config.rows, odd)
+    view = blocked_view(tensor, config.rows, odd)
     if not is_dense:
         words = view.words * (4 if tensor.wide else 1)
         return Placement(tensor=tensor, kind="matrix" if tensor.matrix else "blocked", words=words, view=view)
     words = -(-tensor.elements // config.rows)
-    if not _is_blocked_when_dense(tensor, config.rows):
+    if not is_blocked_when_dense(tensor, config.rows):
         view = None
         words += tensor.matrix  # unfolding whole words reads past the end of the last row
     return Placement(tensor=tensor, kind="dense", words=words, view=view)
@@ -218,7 +234,7 @@ def _copy_inputs(graph, packed, config):
         if name in packed:
             continue
         tensor = tensors[name]
-        blocked = _is_blocked_when_dense(tensor, config.rows)
+        blocked = is_blocked_when_dense(tensor, config.rows)
         as_input = any(name in _plain_reads(node, tensor) for node in graph.nodes) and not blocked
         as_operand = any(name in _raw_reads(node) for node in graph.nodes) and (not blocked or tensor.unsigned)
         if as_input or as_operand:

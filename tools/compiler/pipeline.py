@@ -25,13 +25,14 @@ from functools import partial
 
 from celosia.tools.compiler import ir
 from celosia.tools.compiler.allocate import allocate
-from celosia.tools.compiler.emit import emit
+from celosia.tools.compiler.emit import emit, emit_stream
 from celosia.tools.compiler.layout import lay_out
 from celosia.tools.compiler.options import CompilerOptions
 from celosia.tools.compiler.schedule import schedule
 from celosia.tools.compiler.search import fewest_cycles
+from celosia.tools.compiler.stream import stream
 from celosia.tools.compiler.tile import tile
-from celosia.tools.compiler.verify import verify
+from celosia.tools.compiler.verify import verify, verify_stream
 from celosia.tools.errors import DoesNotFit
 from celosia.tools.program import EngineSegment, Model
 
@@ -106,9 +107,23 @@ def compile_graph(graph, config, options=None, *, observe=None):
     try:
         return _compile(graph, config, options, observe)
     except DoesNotFit as error:
+        if config.memory_bytes:
+            return _compile_streamed(graph, config, options, observe)
         if error.memory != "program":
             raise
     return _compile(graph, config, replace(options, **LARGEST), observe)
+
+
+def _compile_streamed(graph, config, options, observe):
+    """Compile a graph that is larger than the chip."""
+    streamed = stream(graph, config, options)
+    observe("allocate", streamed)
+    emission = emit_stream(streamed, config, options)
+    observe("emit", emission)
+    if options.verify:
+        verify_stream(emission, config)
+        observe("verify", None)
+    return emission.program
 
 
 def _compile(graph, config, options, observe):

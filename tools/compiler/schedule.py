@@ -39,7 +39,8 @@ class Step:
 
     ``fields`` are those of the opcode that are known. ``source`` and ``dest`` become addresses, ``weights`` (int8 ``[tiles, rows, cols]``), ``params``
     (int32 bias, mantissa, shift; ``[3, channels]``), ``add`` (three integers) and ``table`` (int8 ``[256]``) entries of their memories. ``filled`` is a weight tile of a buffer
-    in the weight memory: what FILL writes, and EXECUTE reads where it has no constant ``weights``.
+    in the weight memory: what FILL writes, and EXECUTE reads where it has no constant ``weights``. ``entries`` and ``addition`` are parameters of a buffer in the
+    parameter memory, where those are fetched.
     """
 
     opcode: Opcode
@@ -53,6 +54,8 @@ class Step:
     add: tuple | None = None
     operand: Ref | None = None
     table: np.ndarray | None = None
+    entries: Ref | None = None
+    addition: Ref | None = None
 
     @property
     def reads(self):
@@ -86,9 +89,10 @@ class Schedule:
         return "\n".join(lines)
 
 
-def schedule(tiling, config, options, *, slots=None):
+def schedule(tiling, config, options, *, slots=None, columns_first=False):
     """Return the :class:`Schedule` of a :class:`~celosia.tools.compiler.tile.Tiling`.
 
+    With ``columns_first`` groups of column tiles are the outer loop, so that each weight tile is used in one go.
     ``slots`` bounds the tiles of unfolded input that exist at once (``options.unfold_slots`` unless given).
     """
     slots = slots or options.unfold_slots
@@ -107,6 +111,13 @@ def schedule(tiling, config, options, *, slots=None):
         builder = _Builder(tiling.layout, work, config, slots, buffers, filled.get(position))
         steps.extend(fills.get(position, ()))
         ahead = 0
+        if columns_first and not builder.unfold:
+            for group in work.groups:
+                for number, region in enumerate(work.regions):
+                    steps.extend(builder.execute_steps(number, region, group, bank))
+                    steps.extend(builder.store_steps(region, group, bank))
+                    bank ^= 1
+            continue
         for number, region in enumerate(work.regions):
             while builder.unfold and ahead < min(number + min(options.unfold_lead, slots), len(work.regions)):
                 steps.append(builder.unfold_step(ahead))
@@ -193,9 +204,9 @@ class _Builder:
 
     def unfold_step(self, number):
         region, unfold, tensor = self.work.regions[number], self.unfold, self.input
-        view = self.unfolded_view(region)
+        view, place = self.unfolded_view(region), self.layout.placements[self.node.input]
         y0, x0 = (region.y, 0) if unfold.matrix else self._origin(region)
-        row, plane = (tensor.channels, self.config.rows) if unfold.matrix else (tensor.width, tensor.height * tensor.width)
+        row, plane = (tensor.channels, self.config.rows) if unfold.matrix else (tensor.width, place.plane or tensor.height * tensor.width)
         stride_y = self.stride[0] if unfold.fold_y and view.height > 1 else 1
         stride_x = self.stride[1] if unfold.fold_x and view.width > 1 else 1
         columns = self.config.rows // unfold.streams

@@ -7,6 +7,7 @@ A sink has one method, ``instruction(instruction)``, called in program order, an
 import numpy as np
 
 from celosia.rtl.isa import LAYOUTS, Instruction, Opcode, encode
+from celosia.sim.footprint import entry_bytes
 
 __all__ = ["BinarySink", "ListingSink", "StatisticsSink", "assemble", "listing", "statistics"]
 
@@ -54,14 +55,14 @@ class StatisticsSink:
     counts : dict of opcode name to number of instructions
     execute_cycles : int
         Sum over the EXECUTEs of passes × pixels, where a pass that loads weights takes at least ``load_cycles``.
-    store_cycles, unfold_words, fill_rows : int
-        Beats of the store unit, words and rows of weights written by the load unit.
+    store_cycles, unfold_words, fill_rows, transfer_cycles : int
+        Beats of the store unit, words and rows of weights written by the load unit, beats of the memory port.
     """
 
     def __init__(self, config):
         self.config = config
         self.counts = {opcode.name: 0 for opcode in Opcode}
-        self.execute_cycles = self.store_cycles = self.unfold_words = self.fill_rows = 0
+        self.execute_cycles = self.store_cycles = self.unfold_words = self.fill_rows = self.transfer_cycles = 0
 
     def instruction(self, instruction):
         i = instruction
@@ -75,6 +76,9 @@ class StatisticsSink:
             self.store_cycles += i.blocks * i.tile_rows * i.tile_cols * self.config.beats
         elif i.opcode == Opcode.UNFOLD:
             self.unfold_words += i.tile_rows * i.groups * i.tile_cols
+        elif i.opcode == Opcode.TRANSFER:
+            entries = i.planes * i.rows * i.run * entry_bytes(self.config)[i.memory]
+            self.transfer_cycles += entries // (self.config.rows if i.constant else self.config.memory_bytes)
         elif i.opcode == Opcode.FILL:
             self.fill_rows += i.tiles * self.config.rows
 
@@ -84,7 +88,7 @@ def listing(program):
     from celosia.sim.executor import instructions_of
 
     sink = ListingSink()
-    starts = {layer.instructions[0]: layer for layer in program.layers}
+    starts = {span.start: layer for layer in program.layers for span in layer.spans}
     for index, instruction in enumerate(instructions_of(program)):
         if index in starts:
             sink.comment(f"{starts[index].name} ({starts[index].operator}) → {starts[index].output}")
@@ -125,8 +129,9 @@ def statistics(program, config):
         total.instruction(instruction)
     for layer in program.layers:
         sink = StatisticsSink(config)
-        for instruction in instructions[slice(*layer.instructions)]:
-            sink.instruction(instruction)
+        for span in layer.spans:
+            for instruction in instructions[span.start : span.stop]:
+                sink.instruction(instruction)
         layers.append(sink)
     return total, layers
 

@@ -1,4 +1,4 @@
-"""Pass 'tokens': find every pair of steps in different units that touch the same words or weight tiles, and order it with tokens.
+"""Pass 'tokens': find every pair of steps in different units that touch the same words, weight tiles or parameters, and order it with tokens.
 
 The instructions' addresses are known here, so dependencies are exact: an EXECUTE waits for precisely the STOREs that wrote the words it
 reads and the FILLs of its weights, a STORE for the last readers of the words it overwrites, and both for each other's use of an accumulator bank. Each pair
@@ -6,31 +6,76 @@ of units has one counter and each unit completes in order, so a step needs at mo
 of the last step it depends on. Only the steps somebody waits for signal, and each wait takes one token: counters are zero at the end.
 """
 
+import functools
+
 import numpy as np
 
-from celosia.rtl.isa import Opcode
-from celosia.sim.footprint import execute_reads, fill_words, store_words, unfold_bytes, unfold_words, weight_tiles
+from celosia.rtl.isa import Combine, Memory, Opcode, encode
+from celosia.sim.footprint import (
+    execute_reads,
+    fill_words,
+    store_words,
+    transfer_entries,
+    unfold_bytes,
+    unfold_words,
+    weight_tiles,
+)
 
 __all__ = ["UNITS", "add_tokens", "touched_words"]
 
-UNITS = {Opcode.UNFOLD: "load", Opcode.FILL: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store"}
+UNITS = {
+    Opcode.UNFOLD: "load", Opcode.FILL: "load", Opcode.EXECUTE: "execute", Opcode.STORE: "store", Opcode.TRANSFER: "transfer",
+}  # fmt: skip
 
 
 def touched_words(instruction, config):
-    """Return ``(reads, writes)``: what an instruction touches, as sorted arrays: activation words, and weight tiles counted on from
-    ``act_depth``."""
-    nothing = np.zeros(0, np.int64)
-    if instruction.opcode == Opcode.EXECUTE:
-        address, inside = execute_reads(instruction, config)
-        return np.concatenate([np.unique(address[inside]), config.act_depth + weight_tiles(instruction)]), nothing
-    if instruction.opcode == Opcode.STORE:
-        dest, operand = store_words(instruction)
-        return nothing if operand is None else np.unique(operand), np.unique(dest)
-    if instruction.opcode == Opcode.UNFOLD:
-        address, exists = unfold_bytes(instruction)
-        return np.unique(address[exists] // config.rows), np.unique(unfold_words(instruction))
-    if instruction.opcode == Opcode.FILL:
-        return np.unique(fill_words(instruction, config)), config.act_depth + weight_tiles(instruction)
+    """Return ``(reads, writes)``: what an instruction touches, as sorted arrays: activation words, weight tiles counted on from
+    ``act_depth``, and parameter entries behind those."""
+    return _touched(encode(instruction) >> 32 << 32 | instruction.opcode.value, instruction, config)
+
+
+class _ByWord:
+    """Calls a function once for each first argument."""
+
+    def __init__(self, function):
+        self.function, self.known = function, {}
+        functools.update_wrapper(self, function)
+
+    def __call__(self, word, instruction, config):
+        key = word, config
+        if key not in self.known:
+            if len(self.known) > 4096:
+                self.known.clear()
+            self.known[key] = self.function(word, instruction, config)
+        return self.known[key]
+
+
+@_ByWord
+def _touched(word, instruction, config):
+    i, nothing = instruction, np.zeros(0, np.int64)
+    tiles, params = config.act_depth, config.act_depth + config.weight_tiles
+    if i.opcode == Opcode.EXECUTE:
+        address, inside = execute_reads(i, config)
+        return np.concatenate([np.unique(address[inside]), tiles + weight_tiles(i)]), nothing
+    if i.opcode == Opcode.STORE:
+        dest, operand = store_words(i)
+        reads = [] if operand is None else [np.unique(operand)]
+        reads.append(params + i.params + np.arange(config.beats * (i.blocks if i.advance else 1)))
+        if i.combine == Combine.ADD:
+            reads.append(params + i.combine_params + np.arange(max(1, 2 // config.lanes)))
+        return np.unique(np.concatenate(reads)), np.unique(dest)
+    if i.opcode == Opcode.UNFOLD:
+        address, exists = unfold_bytes(i)
+        return np.unique(address[exists] // config.rows), np.unique(unfold_words(i))
+    if i.opcode == Opcode.FILL:
+        return np.unique(fill_words(i, config)), tiles + weight_tiles(i)
+    if i.opcode == Opcode.TRANSFER:
+        local = np.unique(transfer_entries(i, config)[1])
+        if i.memory == Memory.WEIGHTS:
+            local = tiles + np.unique(local // config.load_cycles)
+        elif i.memory == Memory.PARAMS:
+            local = params + local
+        return (local, nothing) if i.write else (nothing, local)
     return nothing, nothing
 
 
@@ -70,7 +115,7 @@ def add_tokens(instructions, config):
 
 def _dependencies(instructions, config):
     """Return for each instruction ``{unit: last step of that unit it depends on}``."""
-    size = config.act_depth + config.weight_tiles
+    size = config.act_depth + config.weight_tiles + config.param_depth
     written = {unit: np.full(size, -1) for unit in UNITS.values()}
     read = {unit: np.full(size, -1) for unit in UNITS.values()}
     filled, drained = [-1, -1], [-1, -1]  # accumulator banks: the last EXECUTE and STORE

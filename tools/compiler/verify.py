@@ -1,4 +1,4 @@
-"""Prove that a program computes the same whatever the timing of the three units.
+"""Prove that a program computes the same whatever the timing of the units.
 
 The proof works on the finished instructions and does not share code with pass 'tokens'. It simulates the tokens in
 program order, which shows that the program cannot deadlock, and carries a clock per instruction: the last instruction of each
@@ -9,14 +9,23 @@ the reader wants.
 
 import numpy as np
 
-from celosia.rtl.isa import TOKEN_BITS, Opcode
-from celosia.sim.footprint import execute_reads, fill_words, store_words, unfold_bytes, unfold_words, weight_tiles
+from celosia.rtl.isa import TOKEN_BITS, Combine, Memory, Opcode
+from celosia.sim.footprint import (
+    execute_reads,
+    fill_words,
+    store_words,
+    transfer_entries,
+    unfold_bytes,
+    unfold_words,
+    weight_tiles,
+)
 
-__all__ = ["VerificationError", "verify", "verify_tokens"]
+__all__ = ["VerificationError", "verify", "verify_stream", "verify_tokens"]
 
-NAMES = ("load", "execute", "store")
+NAMES = ("load", "execute", "store", "transfer")
 CONSTANTS = "the constant weights"
-UNIT = {Opcode.UNFOLD: 0, Opcode.FILL: 0, Opcode.EXECUTE: 1, Opcode.STORE: 2}
+UNIT = {Opcode.UNFOLD: 0, Opcode.FILL: 0, Opcode.EXECUTE: 1, Opcode.STORE: 2, Opcode.TRANSFER: 3}
+COUNT = len(NAMES)
 
 
 class VerificationError(AssertionError):
@@ -39,17 +48,30 @@ def verify(emission, config):
         checker.owner[_range(allocation, name)] = checker.number(name)
     checker.owner[config.act_depth : config.act_depth + len(emission.program.weights)] = checker.number(CONSTANTS)
     for step in schedule.steps:
-        tiles = step.filled.buffer if step.filled else CONSTANTS
-        if step.opcode == Opcode.EXECUTE:
-            checker.step((*step.reads, tiles), None)
-        else:
-            checker.step(step.reads, step.dest.buffer if step.dest else tiles)
+        checker.step(*accesses(step))
     checker.end()
     for port in emission.program.outputs:
         place = schedule.tiling.layout.placements[port.name]
         checker.expect_owner(place.addresses(allocation.addresses[place.home]), place.home, "the host")
     for name in graph.constants:
         checker.expect_owner(np.r_[_range(allocation, name)], name, "the next inference")
+
+
+def verify_stream(emission, config):
+    """Check an :class:`~celosia.tools.compiler.emit.Emission` of which everything is fetched; see :func:`verify`."""
+    checker = _Checker(config, emission.instructions)
+    for step in emission.allocation.steps:
+        checker.step(*accesses(step))
+    checker.end()
+
+
+def accesses(step):
+    """Return the names of the buffers that a step reads, in the order of its operands, and of the one it writes."""
+    tiles = step.filled.buffer if step.filled else CONSTANTS
+    if step.opcode == Opcode.EXECUTE:
+        return (*step.reads, tiles), None
+    written = step.dest or step.entries if step.opcode == Opcode.TRANSFER else step.dest
+    return step.reads, written.buffer if written else tiles
 
 
 def verify_tokens(instructions, config):
@@ -68,25 +90,26 @@ def _range(allocation, name):
 class _Checker:
     """Walks the program and keeps, per word, who wrote it, who read it since, and which tensor it belongs to.
 
-    Weight tiles are words as well, counted on from ``act_depth``.
+    Weight tiles are words as well, counted on from ``act_depth``, and parameters behind those.
     """
 
     def __init__(self, config, instructions):
         self.config, self.instructions = config, instructions
         self.index = 0
-        self.tokens = {(a, b): [] for a in range(3) for b in range(3) if a != b}  # instructions that signalled, oldest first
+        self.tokens = {(a, b): [] for a in range(COUNT) for b in range(COUNT) if a != b}  # instructions that signalled, oldest first
         self.sent = dict.fromkeys(self.tokens, 0)
         self.taken = {pair: {} for pair in self.tokens}  # tokens taken up to and including an instruction
-        self.unit_last = [-1, -1, -1]
+        self.unit_last = [-1] * COUNT
         self.clocks = []
-        self.unit_clock = [[-1] * 3 for _ in range(3)]
-        size = config.act_depth + config.weight_tiles
+        self.unit_clock = [[-1] * COUNT for _ in range(COUNT)]
+        size = config.act_depth + config.weight_tiles + config.param_depth
         self.written = np.full(size, -1)
-        self.read = np.full((3, size), -1)
+        self.read = np.full((COUNT, size), -1)
         self.owner = np.full(size, -1)
         self.names = {}
         self.bank_users = [[-1, -1, -1], [-1, -1, -1]]
         self.units = [UNIT.get(instruction.opcode) for instruction in instructions]
+        self.unit_of = np.array([COUNT if unit is None else unit for unit in self.units])
 
     def number(self, name):
         return self.names.setdefault(name, len(self.names))
@@ -97,12 +120,12 @@ class _Checker:
     def step(self, reads, writes):
         instruction, unit = self.instructions[self.index], self.units[self.index]
         clock = list(self.unit_clock[unit])
-        for other in range(3):
+        for other in range(COUNT):
             if other == unit:
                 continue
             queue = self.tokens[other, unit]
             self.taken[other, unit][self.index] = self.taken[other, unit].get(self.unit_last[unit], 0)
-            for _ in range(instruction.fields[f"wait_{NAMES[other]}"]):
+            for _ in range(getattr(instruction, f"wait_{NAMES[other]}")):
                 if not queue:
                     self.fail(f"waits for a token of the {NAMES[other]} unit that no earlier instruction sends")
                 source = queue.pop(0)
@@ -113,8 +136,8 @@ class _Checker:
         self.unit_clock[unit] = clock
         self._touch(instruction, unit, clock, reads, writes)
         self.unit_last[unit] = self.index
-        for other in range(3):
-            if other != unit and instruction.fields[f"signal_{NAMES[other]}"]:
+        for other in range(COUNT):
+            if other != unit and getattr(instruction, f"signal_{NAMES[other]}"):
                 self.tokens[unit, other].append(self.index)
                 self.sent[unit, other] += 1
                 # Only what instructions that are complete by now have taken is certainly gone; the rest may pile up.
@@ -132,6 +155,9 @@ class _Checker:
         elif instruction.opcode == Opcode.FILL:
             words.append(self._words(fill_words(instruction, self.config), "reads"))
             dest = self._tiles(instruction)
+        elif unit == 3:
+            entries = self._entries(instruction)
+            words, dest = ([entries], dest) if instruction.write else (words, entries)
         elif unit == 0:
             address, exists = unfold_bytes(instruction)
             words.append(self._words(np.unique(address[exists]) // self.config.rows, "reads"))
@@ -141,6 +167,9 @@ class _Checker:
             dest = self._words(dest, "writes")
             if operand is not None:
                 words.append(self._words(operand, "reads"))
+            params = self._params(instruction)
+            self._ordered(self.written[params], unit, clock, "reads", params)
+            self.read[unit][params] = self.index
         for number, source in enumerate(words):
             if reads is not None:
                 self.expect_owner(source, reads[number], "it")
@@ -150,13 +179,13 @@ class _Checker:
             if np.unique(dest).size != dest.size:
                 self.fail("writes a word twice")
             self._ordered(self.written[dest], unit, clock, "overwrites", dest)
-            for other in range(3):
+            for other in range(COUNT):
                 if other != unit:
                     self._ordered(self.read[other][dest], unit, clock, "overwrites what is being read:", dest)
             self.written[dest] = self.index
             if writes is not None:
                 self.owner[dest] = self.number(writes)
-        if unit:
+        if unit in (1, 2):
             users = self.bank_users[instruction.bank]
             other = 3 - unit
             if users[other] > clock[other]:
@@ -177,24 +206,47 @@ class _Checker:
     def _ordered(self, earlier, unit, clock, verb, words):
         """Check that the instructions ``earlier`` (-1: none) are complete when the present one starts."""
         known = np.array([*clock, 0])
-        writers = np.array([3 if u is None else u for u in self.units])[earlier]
+        writers = self.unit_of[earlier]
         bad = (earlier >= 0) & (earlier > known[writers])
-        bad &= (writers != unit) | (verb == "reads")  # a unit writes in order, but may read before its last write is done
+        # A unit writes in order, but may read before its last write is done; the transfer unit does not begin before that.
+        bad &= (writers != unit) | (verb == "reads" and unit != 3)
         if bad.any():
             word, other = np.broadcast_to(words, bad.shape)[bad][0], earlier[bad][0]
-            tile = word - self.config.act_depth
             self.fail(
-                f"{verb} {f'word {word}' if tile < 0 else f'weight tile {tile}'}, and nothing makes it wait for instruction {other} of the {NAMES[self.units[other]]} unit"
+                f"{verb} {self._place(word)}, and nothing makes it wait for instruction {other} of the {NAMES[self.units[other]]} unit"
             )
+
+    def _params(self, instruction):
+        i, config = instruction, self.config
+        entries = [i.params + np.arange(config.beats * (i.blocks if i.advance else 1))]
+        if i.combine == Combine.ADD:
+            entries.append(i.combine_params + np.arange(max(1, 2 // config.lanes)))
+        return config.act_depth + config.weight_tiles + np.concatenate(entries)
+
+    def _entries(self, instruction):
+        config, local = self.config, transfer_entries(instruction, self.config)[1].ravel()
+        if instruction.memory == Memory.ACTIVATIONS:
+            return self._words(local, "moves")
+        if instruction.memory == Memory.PARAMS:
+            return config.act_depth + config.weight_tiles + local
+        tiles, counts = np.unique(local // config.load_cycles, return_counts=True)
+        if (counts != config.load_cycles).any() or tiles[-1] >= config.weight_tiles:
+            self.fail(f"moves parts of weight tiles, or tile {tiles[-1]} of {config.weight_tiles}")
+        return config.act_depth + tiles
+
+    def _place(self, word):
+        config = self.config
+        if word < config.act_depth:
+            return f"word {word}"
+        tile = word - config.act_depth
+        return f"weight tile {tile}" if tile < config.weight_tiles else f"parameter entry {tile - config.weight_tiles}"
 
     def expect_owner(self, words, name, reader):
         wanted = self.number(name)
         wrong = words[self.owner[words] != wanted]
         if wrong.size:
             holder = {number: text for text, number in self.names.items()}.get(int(self.owner[wrong[0]]), "nothing")
-            tile = wrong[0] - self.config.act_depth
-            place = f"word {wrong[0]}" if tile < 0 else f"weight tile {tile}"
-            self.fail(f"{reader} wants {name!r} in {place}, which holds {holder!r}")
+            self.fail(f"{reader} wants {name!r} in {self._place(wrong[0])}, which holds {holder!r}")
 
     def end(self):
         if self.index != len(self.instructions) - 1 or self.instructions[self.index].opcode != Opcode.END:
