@@ -14,7 +14,7 @@ from celosia.tools.errors import BadProgram, DoesNotFit, EngineError
 from celosia.tools.link import open_link
 from celosia.tools.places import is_place
 
-__all__ = ["CYCLE_LIMIT", "ERROR_MEANINGS", "Driver", "RunStats", "UnitCycles", "create_transport"]
+__all__ = ["CYCLE_LIMIT", "ERROR_MEANINGS", "Driver", "RunStats", "UnitCycles", "create_transport", "refuse_external_memory"]
 
 CYCLE_LIMIT = 100_000_000
 """Cycles after which a run is given up."""
@@ -85,6 +85,15 @@ def create_transport(kind, config, *, cache=None, on_build=lambda: None):
     return chosen(config, cache=cache, on_build=on_build)
 
 
+def refuse_external_memory(program):
+    """Raise :exc:`EngineError` for a program that fetches from external memory: the RTL of the memory port is not there yet."""
+    if program.memory_bytes:
+        raise EngineError(
+            f"{program.name} needs {program.memory_bytes:,} bytes of external memory, and the RTL has no memory port yet; compute with the golden "
+            "executor (--on golden), predict its cycles with `celosia estimate`"
+        )
+
+
 class Driver:
     """One engine.
 
@@ -121,11 +130,14 @@ class Driver:
             If it was compiled for another configuration.
         DoesNotFit
             If an image is larger than its memory.
+        EngineError
+            If it needs external memory.
         """
         if program.digest != self.config.digest:
             raise BadProgram(
                 program.name, f"compiled for another engine (digest {program.digest:#010x}, not {self.config.digest:#010x})"
             )
+        refuse_external_memory(program)
         self.reset()
         images = {"program": program.instructions, "weights": program.weights, "params": program.params, "tables": program.tables}
         for memory, image in images.items():

@@ -10,6 +10,7 @@ from celosia.tools import program
 from celosia.tools.backends import create_backend, prepare_backend
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.pipeline import compile_model
+from celosia.tools.driver import refuse_external_memory
 from celosia.tools.errors import BadConfig, BadInput, EngineError, onnx_runtime_says
 from celosia.tools.places import check_backend
 from celosia.tools.program import EngineSegment, Model
@@ -97,6 +98,10 @@ class InferenceSession:
 
     def prepare(self, on_build=lambda: None):
         """Build the simulator if it is not in the cache; ``on_build`` is called before that, it takes about a minute."""
+        if self.on != "golden":
+            for segment in self.model.segments:
+                if isinstance(segment, EngineSegment):
+                    refuse_external_memory(segment.program)
         prepare_backend(self.on, self.config, on_build)
 
     def run(self, output_names, input_feed, *, progress=None):
