@@ -26,6 +26,7 @@ def random_machine(config, rng):
         digest=config.digest, name="random", instructions=np.zeros((0, 8), np.uint32), tables=np.zeros((0, 256), np.uint8),
         weights=rng.integers(-128, 128, shape).astype(np.int8),
         params=np.zeros((0, 2 * config.lanes), np.uint32),
+        memory=np.zeros(0, np.uint8), memory_bytes=0,
     )  # fmt: skip
     executor = Executor(config, program)
     executor.act[:] = rng.integers(-128, 128, executor.act.shape)

@@ -91,6 +91,7 @@ class StoreCase:
         program = SimpleNamespace(
             name="store", digest=config.digest, instructions=[], params=self.words, tables=self.tables,
             weights=np.zeros((1, config.load_cycles, config.weight_rows, config.cols), np.int8),
+            memory=np.zeros(0, np.uint8), memory_bytes=0,
         )  # fmt: skip
         machine = Executor(config, program)
         machine.act[0], machine.acc[0] = self.act, self.acc
