@@ -17,13 +17,22 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.csr import CSR_READ_LATENCY, REGISTERS, KeptSignature
-from celosia.rtl.gate import UNIT_NAMES
+from celosia.rtl.gate import unit_names
 from celosia.rtl.sequencer import EngineTrace
 
-__all__ = ["COUNTERS", "Counters"]
+__all__ = ["COUNTERS", "Counters", "counters_of"]
 
-COUNTERS = ("CYCLES", "INSTRUCTIONS", *(f"{unit.upper()}_{what}" for unit in UNIT_NAMES for what in ("BUSY", "WAIT", "STALL")))
-"""Names of the counters' registers, which follow each other in the map."""
+
+
+def counters_of(memory_port, *, units=True):
+    """Return the names of the counters' registers, which follow each other in the map."""
+    names = [f"{unit.upper()}_{what}" for unit in unit_names(memory_port) for what in ("BUSY", "WAIT", "STALL")] if units else []
+    moved = ["TRANSFER_READ", "TRANSFER_WRITTEN"] if memory_port and units else []
+    return ("CYCLES", "INSTRUCTIONS", *names, *moved)
+
+
+COUNTERS = counters_of(True)
+"""All of them."""
 
 _FIRST = REGISTERS[COUNTERS[0]].offset // 4
 assert [REGISTERS[name].offset // 4 - _FIRST for name in COUNTERS] == list(range(len(COUNTERS)))
@@ -38,6 +47,8 @@ class Counters(wiring.Component):
     ----------
     units : bool
         Whether the units' cycles are counted, or only ``CYCLES`` and ``INSTRUCTIONS``.
+    memory_port : bool
+        Whether there is a transfer unit.
 
     Members
     -------
@@ -49,26 +60,29 @@ class Counters(wiring.Component):
         Counts ``INSTRUCTIONS``.
     trace : ``In(EngineTrace)``
         Counts the units' cycles.
+    moved : ``In(2)``
+        Counts ``TRANSFER_READ`` and ``TRANSFER_WRITTEN``.
     kept : ``Out(KeptSignature)``
         The register bank's memory.
     """
 
-    def __init__(self, *, units=True):
-        self.counters = COUNTERS if units else COUNTERS[:2]
+    def __init__(self, *, units=True, memory_port=False):
+        self.counters = counters_of(memory_port, units=units)
         width = (max(register.offset for register in REGISTERS.values()) // 4).bit_length()
         super().__init__({
             "clear": In(1),
             "busy": In(1),
             "fetched": In(1),
             "trace": In(EngineTrace),
+            "moved": In(2),
             "kept": Out(KeptSignature(addr_width=width)),
         })
 
     def elaborate(self, platform):
         m = Module()
         kept, count = self.kept, len(self.counters)
-        events = {"CYCLES": self.busy, "INSTRUCTIONS": self.fetched}
-        for name in UNIT_NAMES:
+        events = {"CYCLES": self.busy, "INSTRUCTIONS": self.fetched, "TRANSFER_READ": self.moved[0], "TRANSFER_WRITTEN": self.moved[1]}
+        for name in unit_names(True):
             unit, upper = self.trace[name], name.upper()
             events |= {f"{upper}_BUSY": unit.busy, f"{upper}_WAIT": self.trace.waiting[name], f"{upper}_STALL": unit.stall}
 

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 from celosia.rtl.isa import INSTRUCTION_BITS, ISA_VERSION, TOKEN_BITS, Unit
 
 __all__ = ["ADDRESS_BITS", "CSR_READ_LATENCY", "DEBUG", "ID", "REGISTERS", "WINDOWS", "WINDOW_BITS", "Access", "CsrBank", "CsrBusSignature",
-           "CsrField", "KeptSignature", "MemoryShape", "Register", "Window", "identity", "memory_shapes"]  # fmt: skip
+           "CsrField", "KeptSignature", "MemoryShape", "Register", "Window", "identity", "memory_shapes", "registers_of"]  # fmt: skip
 
 ID = int.from_bytes(b"CELO", "little")
 """Value of the ID register."""
@@ -28,7 +28,7 @@ ADDRESS_BITS = 23
 WINDOW_BITS = 20
 """log2 of a window's bytes."""
 
-CSR_READ_LATENCY = 31
+CSR_READ_LATENCY = 39
 """Cycles from a register's read to its value. Two rounds of the performance counters: of an idle engine they are exact."""
 
 
@@ -114,7 +114,7 @@ def _bytes(*names):
     return tuple(CsrField(name, 8 * n, 8, f"knob ``{name}``") for n, name in enumerate(names))
 
 
-_UNITS = tuple(unit for unit in Unit if unit not in (Unit.SEQUENCER, Unit.TRANSFER))
+_UNITS = tuple(unit for unit in Unit if unit is not Unit.SEQUENCER)
 _EVENTS = (CsrField("done", 0, 1, "the program has ended"), CsrField("error", 1, 1, "the engine has stopped with an error"))
 
 
@@ -152,6 +152,8 @@ def _registers():
         yield f"{unit.name}_BUSY", R, _whole("cycles"), f"Cycles in which the {name} unit worked."
         yield f"{unit.name}_WAIT", R, _whole("cycles"), f"Cycles in which the {name} unit was free and its next instruction waited for tokens."
         yield f"{unit.name}_STALL", R, _whole("cycles"), f"Cycles in which the {name} unit had work but could not go on."
+    yield "TRANSFER_READ", R, _whole("beats"), "Beats of ``memory_bytes`` bytes that the transfer unit has read from external memory."
+    yield "TRANSFER_WRITTEN", R, _whole("beats"), "Beats of ``memory_bytes`` bytes that it has written there."
     for unit in _UNITS:
         name = unit.name.lower()
         yield f"{unit.name}_QUEUE", R, (
@@ -161,17 +163,30 @@ def _registers():
             CsrField("active", 18, 1, "the unit has not finished what it took"),
         ), f"Queue in front of the {name} unit."  # fmt: skip
     for unit in _UNITS:
+        senders = [Unit.TRANSFER if other is unit else other for other in _UNITS[:3]]  # as in the waits of its instructions
         yield f"{unit.name}_TOKENS", R, tuple(
             CsrField(other.name.lower(), TOKEN_BITS * n, TOKEN_BITS, f"sent by the {other.name.lower()} unit and not yet taken")
-            for n, other in enumerate(_UNITS)
-            if other is not unit
+            for n, other in enumerate(senders)
         ), f"Token counters towards the {unit.name.lower()} unit; while its head waits less what it waits for, and one (modulo {1 << TOKEN_BITS:,})."  # fmt: skip
+    yield "MEMORY_BASE", RW, (CsrField("address", 0, 32, "byte"),), "Where external memory, as instructions address it, begins; a multiple of ``memory_bytes``."
+    yield "PROGRAM_ADDRESS", RW, (CsrField("address", 0, 32, "byte"),), "Where a program in external memory begins; a multiple of 256."
+    yield "PROGRAM_LENGTH", RW, (
+        CsrField("instructions", 0, 17, "instructions"),
+    ), "Length of a program in external memory, which the engine fetches as it runs; 0: the program is in the program memory."  # fmt: skip
 
 
 REGISTERS = MappingProxyType({
     name: Register(name, 4 * number, access, fields, doc) for number, (name, access, fields, doc) in enumerate(_registers())
 })  # fmt: skip
 """Registers by name, in the order of their offsets."""
+
+_PORT = ("TRANSFER_", "MEMORY_BASE", "PROGRAM_ADDRESS", "PROGRAM_LENGTH")
+
+
+def registers_of(config):
+    """Return the registers of an engine: some are there only with a memory port."""
+    return [register for register in REGISTERS.values() if config.memory_bytes or not register.name.startswith(_PORT)]
+
 
 DEBUG = tuple(f"{unit.name}_{what}" for unit in _UNITS for what in ("QUEUE", "TOKENS"))
 """Names of the registers that an engine with ``debug`` = 0 does not have."""

@@ -8,10 +8,20 @@ from amaranth.utils import ceil_log2
 from celosia.rtl.interfaces import InstructionPart, UnitSignature
 from celosia.rtl.isa import INSTRUCTION_BITS, TOKEN_BITS, UNITS, Header, Opcode, Unit, zero_bits
 
-__all__ = ["UNIT_NAMES", "Gate", "GateState", "places"]
+__all__ = ["UNIT_NAMES", "Gate", "GateState", "places", "slot", "unit_names"]
 
 UNIT_NAMES = tuple(unit.name.lower() for unit in Unit if unit not in (Unit.SEQUENCER, Unit.TRANSFER))
 """The three units in the order of :class:`celosia.rtl.isa.Unit`."""
+
+
+def unit_names(memory_port):
+    """Return the units of an engine, in that order: with a memory port the transfer unit is the fourth."""
+    return (*UNIT_NAMES, "transfer") if memory_port else UNIT_NAMES
+
+
+def slot(own, other):
+    """Return the name of the field in which an instruction of the unit ``own`` has the waits for ``other``, or the signal to it."""
+    return own if other == "transfer" else other
 
 
 class GateState(data.Struct):
@@ -31,13 +41,13 @@ def places(queue_depth):
     return 2 << ceil_log2(queue_depth)
 
 
-def _used_bits(unit):
+def _used_bits(unit, memory_port):
     """Return the positions of the bits that ``unit`` may look at: neither those of the waits nor what is the same in all of its
     instructions."""
     codes = [code for code, of in UNITS.items() if of is unit]
     header = data.Layout.cast(Header)
     opcode, wait = header["opcode"], header["wait"]
-    used = set.union(*(set(range(INSTRUCTION_BITS)) - set(zero_bits(code)) for code in codes))
+    used = set.union(*(set(range(INSTRUCTION_BITS)) - set(zero_bits(code, memory_port)) for code in codes))
     used -= set(range(wait.offset, wait.offset + wait.width))
     same = [bit for bit in range(opcode.width) if len({code.value >> bit & 1 for code in codes}) == 1]
     return sorted(used - {opcode.offset + bit for bit in same})
@@ -61,6 +71,8 @@ class Gate(wiring.Component):
         Instructions in the queue.
     fetch_bits : int
         Bits of an instruction that come at a time.
+    memory_port : bool
+        Whether there is a transfer unit.
 
     Members
     -------
@@ -81,11 +93,11 @@ class Gate(wiring.Component):
         Instructions have the place's number as ``index``.
     enable : ``In(1)``
         Nothing moves while low.
-    arrived : ``In(3)``
+    arrived : ``In``, a bit for each of :func:`unit_names`
         Bit *n*: unit *n* sends a token to this one.
-    overflow : ``Out(3)``
+    overflow : ``Out``, likewise
         Bit *n*: in the cycle before, the counter of unit *n*'s tokens was full and got another.
-    tokens : ``Out``, array of three counters
+    tokens : ``Out``, array of as many counters
         By sender; while the head waits less what it waits for, and one.
     left : ``Out(1)``
         There are tokens; only without a head, and when none arrives.
@@ -94,10 +106,12 @@ class Gate(wiring.Component):
         There is a head whose words are not here.
     """
 
-    def __init__(self, *, number, depth, fetch_bits):
+    def __init__(self, *, number, depth, fetch_bits, memory_port=False):
         self.number = Unit(number)
         self.depth = depth
         self.fetch_bits = fetch_bits
+        self.memory_port = memory_port
+        self.names = unit_names(memory_port)
         place = range(places(depth))
         super().__init__({
             "push": In(1),
@@ -111,9 +125,9 @@ class Gate(wiring.Component):
             "served": In(16),
             "unit": In(UnitSignature()),
             "enable": In(1),
-            "arrived": In(len(UNIT_NAMES)),
-            "overflow": Out(len(UNIT_NAMES)),
-            "tokens": Out(data.ArrayLayout(TOKEN_BITS, len(UNIT_NAMES))),
+            "arrived": In(len(self.names)),
+            "overflow": Out(len(self.names)),
+            "tokens": Out(data.ArrayLayout(TOKEN_BITS, len(self.names))),
             "left": Out(1),
             "state": Out(GateState),
             "loading": Out(1),
@@ -163,7 +177,7 @@ class Gate(wiring.Component):
         instruction = self.unit.i.payload.instruction
         constant = next(code.value for code, unit in UNITS.items() if unit is self.number)
         m.d.comb += instruction[: Shape.cast(Opcode).width].eq(constant)
-        used = _used_bits(self.number)
+        used = _used_bits(self.number, self.memory_port)
         parts = INSTRUCTION_BITS // self.fetch_bits
         for number in range(parts):
             first = number * self.fetch_bits
@@ -189,13 +203,14 @@ class Gate(wiring.Component):
         header = data.View(Header, self.part.data[: Shape.cast(Header).width])
         taking, go, looking = self._here(0), Signal(), ~(asked | self.arrived.any())
         enough, left = [], []
-        for sender, name in enumerate(UNIT_NAMES):
-            if sender == self.number.value:
+        own = self.number.name.lower()
+        for sender, name in enumerate(self.names):
+            if name == own:
                 continue
             counter, arrived = Signal(signed(TOKEN_BITS + 1), name=f"tokens_{name}"), self.arrived[sender]
             subtracted, total = Signal.like(counter, name=f"subtracted_{name}"), Signal.like(counter, name=f"total_{name}")
             m.d.comb += [
-                subtracted.eq(Mux(taking, ~Cat(header.wait[name], Const(0, 3)), looking.replicate(len(counter)))),
+                subtracted.eq(Mux(taking, ~Cat(header.wait[slot(own, name)], Const(0, 3)), looking.replicate(len(counter)))),
                 total.eq((Cat(1, counter) + Cat(arrived | ~(taking | looking), subtracted))[1:]),  # the carry first
                 self.tokens[sender].eq(counter),
             ]

@@ -8,7 +8,7 @@ from celosia.rtl.isa import INSTRUCTION_BITS, ErrorCode, Signals, Unit
 
 __all__ = [
     "ACC_READ_LATENCY", "ACT_READ_LATENCY", "ACT_WRITE_LATENCY", "TABLE_READ_LATENCY", "AccReadSignature", "ActReadSignature",
-    "ActWrite", "Done", "Error", "HostSignature", "InstructionPart", "ParamReadSignature", "ParamWordReadSignature", "QueuedInstruction",
+    "ActWrite", "Done", "EntryWriteSignature", "Error", "HostSignature", "InstructionPart", "ParamReadSignature", "ParamWordReadSignature", "QueuedInstruction",
     "TableReadSignature", "Trace", "UnitSignature", "WeightReadSignature", "WeightWriteSignature", "acc_read_latency",
     "next_instruction",
 ]  # fmt: skip
@@ -158,6 +158,16 @@ class WeightWriteSignature(wiring.Signature):
 
     def __init__(self, *, cols, weight_rows):
         super().__init__({"en": Out(weight_rows), "addr": Out(22), "data": Out(data.ArrayLayout(signed(8), cols))})
+
+
+class EntryWriteSignature(wiring.Signature):
+    """A write port of a memory's whole entries, from the writer's side; never stalls.
+
+    In a cycle with ``en``, entry ``addr`` becomes ``data``; reads see it from the next cycle on.
+    """
+
+    def __init__(self, *, width, addr_width):
+        super().__init__({"en": Out(1), "addr": Out(addr_width), "data": Out(width)})
 
 
 class ParamReadSignature(wiring.Signature):

@@ -18,6 +18,7 @@ from celosia.rtl.fetch import ProgramReadSignature
 from celosia.rtl.interfaces import (
     ActReadSignature,
     ActWrite,
+    EntryWriteSignature,
     HostSignature,
     ParamReadSignature,
     ParamWordReadSignature,
@@ -199,19 +200,28 @@ class ProgramMemory(wiring.Component):
     -------
     read : ``In(ProgramReadSignature)``
         ``ready`` is always high.
+    write : ``In(EntryWriteSignature)``
+        With a memory port: an entry is ``fetch_bits``. The host waits for the engine to be idle.
     host : ``In(HostSignature)``
     """
 
     def __init__(self, *, config):
         self.config = config
-        super().__init__({"read": In(ProgramReadSignature(bits=config.fetch_bits)), "host": In(HostSignature())})
+        entries = config.program_depth * INSTRUCTION_BITS // config.fetch_bits
+        write = EntryWriteSignature(width=config.fetch_bits, addr_width=ceil_log2(entries))
+        super().__init__({
+            "read": In(ProgramReadSignature(bits=config.fetch_bits)),
+            **({"write": In(write)} if config.memory_bytes else {}),
+            "host": In(HostSignature()),
+        })
 
     def elaborate(self, platform):
         m = Module()
         config, bits = self.config, self.config.fetch_bits
         m.d.comb += self.read.ready.eq(1)
         depth = config.program_depth * INSTRUCTION_BITS // bits
-        _entry_memory(m, self.host, [self.read], width=bits, depth=depth, readable=config.debug)
+        writer = self.write if config.memory_bytes else None
+        _entry_memory(m, self.host, [self.read], width=bits, depth=depth, readable=config.debug, writer=writer)
         return m
 
 

@@ -4,7 +4,8 @@
 
                              ┌─► gate: queue, tokens ─► load unit    ─┐
     program memory ─► fetch ─┼─► gate: queue, tokens ─► execute unit ─┼─► done: tokens, error
-                             └─► gate: queue, tokens ─► store unit   ─┘
+                             ├─► gate: queue, tokens ─► store unit   ─┤
+                             └╌► gate: queue, tokens ╌► transfer unit ┘  (with a memory port)
 
 Where an instruction is spoken of, it is by its unit and its place in that gate's ring. The index memory knows the instruction's number
 in the program: for fetch, to serve it; for the timeline; and when the engine has stopped, for the host. The first error stops the engine and is kept; the queues and token counters then stay as they were, for the host to look at, until
@@ -16,11 +17,12 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.fetch import Fetch, ProgramReadSignature
-from celosia.rtl.gate import UNIT_NAMES, Gate, GateState
+from celosia.rtl.gate import Gate, GateState, slot, unit_names
 from celosia.rtl.interfaces import Trace, UnitSignature
-from celosia.rtl.isa import TOKEN_BITS, ErrorCode, Signals, Unit
+from celosia.rtl.isa import TOKEN_BITS, ErrorCode, Unit
+from celosia.rtl.prefetch import Prefetch
 
-__all__ = ["QUIET_CYCLES", "EngineTrace", "ErrorCause", "Sequencer"]
+__all__ = ["QUIET_CYCLES", "EngineTrace", "ErrorCause", "Sequencer", "Waiting"]
 
 QUIET_CYCLES = 8
 """Cycles without any movement after which the engine is taken to be dead; a token takes three to become an offer."""
@@ -34,17 +36,27 @@ class ErrorCause(data.Struct):
     index: 16
 
 
+class Waiting(data.Struct):
+    """A bit for each unit."""
+
+    load: 1
+    execute: 1
+    store: 1
+    transfer: 1
+
+
 class EngineTrace(data.Struct):
     """What the units do in this cycle; ``waiting`` has a bit for each that is free and whose next instruction lacks tokens.
 
     ``index`` is that of the unit's oldest unfinished instruction: the one ``done`` speaks of. An instruction thus lasts from its
-    predecessor's end, or from when it was offered, to its own end.
+    predecessor's end, or from when it was offered, to its own end. In an engine without a memory port all of ``transfer`` is zero.
     """
 
     load: Trace
     execute: Trace
     store: Trace
-    waiting: Signals
+    transfer: Trace
+    waiting: Waiting
 
 
 class Sequencer(wiring.Component):
@@ -58,6 +70,8 @@ class Sequencer(wiring.Component):
         Instructions in front of each unit.
     fetch_bits : int
         Bits of the program memory read per cycle.
+    memory_bytes : int
+        Bytes per cycle of the memory port; 0: there is none, and no transfer unit.
 
     Members
     -------
@@ -66,7 +80,9 @@ class Sequencer(wiring.Component):
     first : ``In(16)``
         Index of the first instruction.
     program : ``Out(ProgramReadSignature)``
-    load, execute, store : ``In(UnitSignature)``
+    address : ``In(32)``, length : ``In(17)``, source : ``Out(MemoryReadSignature)``, program_write : ``Out(EntryWriteSignature)``
+        With a memory port: those of :class:`~celosia.rtl.prefetch.Prefetch`.
+    load, execute, store, transfer : ``In(UnitSignature)``
         The units.
     busy, done : ``Out(1)``
         A program runs; the last one has ended without error.
@@ -83,15 +99,20 @@ class Sequencer(wiring.Component):
         Tokens towards a unit, by the number of the sender, see :class:`~celosia.rtl.gate.Gate`.
     """
 
-    def __init__(self, *, program_depth, queue_depth, fetch_bits):
+    def __init__(self, *, program_depth, queue_depth, fetch_bits, memory_bytes=0):
         self.program_depth = program_depth
         self.queue_depth = queue_depth
         self.fetch_bits = fetch_bits
+        self.memory_bytes = memory_bytes
+        self.names = unit_names(memory_bytes)
         members = {}
-        for name in UNIT_NAMES:
+        if memory_bytes:
+            prefetch = Prefetch(program_depth=program_depth, fetch_bits=fetch_bits, memory_bytes=memory_bytes).signature.members
+            members = {"address": In(32), "length": In(17), "source": prefetch["port"], "program_write": prefetch["write"]}
+        for name in self.names:
             members[name] = In(UnitSignature())
             members[f"{name}_state"] = Out(GateState)
-            members[f"{name}_tokens"] = Out(data.ArrayLayout(TOKEN_BITS, len(UNIT_NAMES)))
+            members[f"{name}_tokens"] = Out(data.ArrayLayout(TOKEN_BITS, len(self.names)))
         super().__init__({
             "start": In(1),
             "abort": In(1),
@@ -120,8 +141,13 @@ class Sequencer(wiring.Component):
         ]
         m.d.sync += begun.eq(begin)
 
-        m.submodules.fetch = fetch = ResetInserter(~running)(Fetch(program_depth=self.program_depth, fetch_bits=self.fetch_bits))
-        gates = {name: Gate(number=Unit[name.upper()], depth=self.queue_depth, fetch_bits=self.fetch_bits) for name in UNIT_NAMES}
+        port = bool(self.memory_bytes)
+        fetch = Fetch(program_depth=self.program_depth, fetch_bits=self.fetch_bits, memory_port=port)
+        m.submodules.fetch = ResetInserter(~running)(fetch)
+        prefetch = self._prefetch(m, begun, running, fetch) if port else None
+        gates = {
+            name: Gate(number=Unit[name.upper()], depth=self.queue_depth, fetch_bits=self.fetch_bits, memory_port=port) for name in self.names
+        }
         wiring.connect(m, fetch.program, wiring.flipped(self.program))
         m.d.comb += [fetch.start.eq(begun), fetch.first.eq(self.first), self.fetched.eq(fetch.fetched)]
         for number, (name, gate) in enumerate(gates.items()):
@@ -144,9 +170,9 @@ class Sequencer(wiring.Component):
             ]
             for receiver, other in gates.items():
                 if receiver != name:
-                    m.d.comb += other.arrived[number].eq(unit.done.valid & unit.done.signal[receiver] & running)
+                    m.d.comb += other.arrived[number].eq(unit.done.valid & unit.done.signal[slot(name, receiver)] & running)
 
-        self._stop(m, running, stopping, fetch, gates)
+        self._stop(m, running, stopping, fetch, prefetch, gates)
         with m.If(begin):
             m.d.sync += running.eq(1)
         with m.If(clear):
@@ -156,19 +182,43 @@ class Sequencer(wiring.Component):
             m.d.sync += [running.eq(0), stopping.eq(0)]
         return m
 
-    def _stop(self, m, running, stopping, fetch, gates):
+    def _prefetch(self, m, begun, running, fetch):
+        """Build what brings the program; return it."""
+        prefetch = Prefetch(program_depth=self.program_depth, fetch_bits=self.fetch_bits, memory_bytes=self.memory_bytes)
+        m.submodules.prefetch = ResetInserter(~running)(prefetch)
+        wiring.connect(m, prefetch.port, wiring.flipped(self.source))
+        wiring.connect(m, prefetch.write, wiring.flipped(self.program_write))
+        m.d.comb += [
+            prefetch.start.eq(begun),
+            prefetch.first.eq(self.first),
+            prefetch.address.eq(self.address),
+            prefetch.length.eq(self.length),
+            prefetch.index.eq(fetch.index),
+            prefetch.push.eq(fetch.push.any()),
+            prefetch.consumed.eq(fetch.consumed),
+            prefetch.served.eq(fetch.served),
+            fetch.available.eq(prefetch.available),
+            fetch.length.eq(Mux(self.length == 0, self.program_depth, self.length)),
+        ]
+        return prefetch
+
+    def _stop(self, m, running, stopping, fetch, prefetch, gates):
         """Find out when the run ends and why. It takes another cycle to look up the index of the instruction to blame."""
         # Causes as (condition, code, unit to name, place); where several come together, the first in the list is kept. Fetch's own
         # instruction has no place: its index is kept in the ring of the sequencer, which has only one.
-        place = Signal.like(gates[UNIT_NAMES[0]].tail)
+        place = Signal.like(gates["load"].tail)
         causes = [
             (unit.error.valid, unit.error.code, Unit[name.upper()], unit.error.index[: len(place)])
-            for name, unit in ((name, getattr(self, name)) for name in UNIT_NAMES)
+            for name, unit in ((name, getattr(self, name)) for name in self.names)
         ]
         for number, (name, gate) in enumerate(gates.items()):
             full = Cat(other.overflow[number] for other in gates.values()).any()
             causes.append((full, ErrorCode.TOKEN_OVERFLOW, Unit[name.upper()], gate.oldest - 1))
         causes.append((fetch.error.as_value().any(), fetch.error, Unit.SEQUENCER, 0))
+        held_up = fetch.stalled
+        if prefetch is not None:
+            causes.append((prefetch.failed & fetch.starved, ErrorCode.MEMORY_ERROR, Unit.SEQUENCER, 0))
+            held_up = held_up | fetch.starved & prefetch.blocked
 
         moving = Cat(gate.state.active | gate.state.issued | gate.loading for gate in gates.values()).any()
         waiting = Cat(gate.state.waiting for gate in gates.values()).any()
@@ -183,7 +233,7 @@ class Sequencer(wiring.Component):
         # A dead engine: nothing in flight, no head can go, and fetch cannot bring anything that would change it.
         still = Signal(range(QUIET_CYCLES))
         m.d.sync += still.eq(0)
-        with m.If(running & fetch.stalled & ~moving & waiting):
+        with m.If(running & held_up & ~moving & waiting):
             m.d.sync += still.eq(still + 1)
         for name, gate in gates.items():
             dead = (still == QUIET_CYCLES - 1) & gate.state.waiting
@@ -203,8 +253,8 @@ class Sequencer(wiring.Component):
 
     def _indices(self, m, running, fetch, gates, place):
         """Build the memory of the instructions' indices, by unit and place."""
-        bits = len(place)
-        shape = {"shape": unsigned(16), "depth": 4 << bits, "init": []}
+        bits, unit_bits = len(place), 3 if self.memory_bytes else 2  # numbers of units
+        shape = {"shape": unsigned(16), "depth": 1 << unit_bits + bits, "init": []}
         m.submodules.indices = indices = memory.Memory(**shape, attrs={"no_rw_check": 1, "ram_style": "block"})
         write, read = indices.write_port(), indices.read_port()
         # A copy for simulations only: in hardware nobody looks at the timeline, and it goes.
@@ -212,17 +262,18 @@ class Sequencer(wiring.Component):
         copy = timeline.write_port()
         m.d.comb += [
             write.en.eq(running),
-            write.addr.eq(Cat(Const(0, bits), Unit.SEQUENCER)),
+            write.addr.eq(Cat(Const(0, bits), Const(Unit.SEQUENCER.value, unit_bits))),
             write.data.eq(fetch.index),
             Cat(copy.en, copy.addr, copy.data).eq(Cat(write.en, write.addr, write.data)),
-            read.addr.eq(Cat(place, self.error.unit.as_value()[:2])),
+            read.addr.eq(Cat(place, self.error.unit.as_value()[:unit_bits])),
             fetch.found.eq(read.data),
             self.error.index.eq(read.data),
         ]
         for number, (name, gate) in enumerate(gates.items()):
+            unit = Const(Unit[name.upper()].value, unit_bits)
             with m.If(fetch.push[number]):
-                m.d.comb += write.addr.eq(Cat(gate.tail, Const(number, 2)))
+                m.d.comb += write.addr.eq(Cat(gate.tail, unit))
             with m.If(fetch.grant[number]):
-                m.d.comb += read.addr.eq(Cat(gate.head, Const(number, 2)))
+                m.d.comb += read.addr.eq(Cat(gate.head, unit))
             trace = timeline.read_port(domain="comb")
-            m.d.comb += [trace.addr.eq(Cat(gate.oldest, Const(number, 2))), self.trace[name].index.eq(trace.data)]
+            m.d.comb += [trace.addr.eq(Cat(gate.oldest, unit)), self.trace[name].index.eq(trace.data)]

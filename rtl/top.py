@@ -11,7 +11,14 @@
                        │     ParamMemory, tables ────────────┘              │
                        └─► host ports of the memories ───────────────────────┘
 
-The load unit also writes the weight memory: tiles that are activations (:class:`~celosia.rtl.fill.Fill`).
+The load unit also writes the weight memory: tiles that are activations (:class:`~celosia.rtl.fill.Fill`). With a memory port there is a fourth unit,
+which moves entries between external memory and those of activations, weights and parameters, and the program may come from there::
+
+     Sequencer: Prefetch ─► ProgramMemory
+            ▲
+        MemoryPort ◄─► Transfer ◄─► ActivationMemory, ─► WeightMemory, ParamMemory
+            ▼
+     external memory
 """
 
 from amaranth.hdl import *
@@ -20,14 +27,15 @@ from amaranth.lib.wiring import In, Out
 
 from celosia.rtl.config import BadConfig
 from celosia.rtl.constants import ConstantMemory
-from celosia.rtl.counters import COUNTERS, Counters
-from celosia.rtl.csr import ADDRESS_BITS, DEBUG, WINDOW_BITS, CsrBank, identity, memory_shapes
+from celosia.rtl.counters import Counters, counters_of
+from celosia.rtl.csr import ADDRESS_BITS, DEBUG, WINDOW_BITS, CsrBank, identity, memory_shapes, registers_of
 from celosia.rtl.execute import Execute
-from celosia.rtl.gate import UNIT_NAMES
+from celosia.rtl.gate import unit_names
 from celosia.rtl.host import Host, WishboneSignature
 from celosia.rtl.load import Load
 from celosia.rtl.memory import ActivationMemory, ParamMemory, ProgramMemory, WeightMemory
 from celosia.rtl.oneport import OnePortActivationMemory
+from celosia.rtl.port import MemoryPortSignature
 from celosia.rtl.sequencer import EngineTrace, Sequencer
 from celosia.rtl.serial_load import SerialLoad
 from celosia.rtl.serial_store import SerialStore
@@ -38,7 +46,7 @@ __all__ = ["Top"]
 
 
 class Top(wiring.Component):
-    """A whole engine without a memory port: the host puts everything into the memories.
+    """A whole engine.
 
     Parameters
     ----------
@@ -54,6 +62,8 @@ class Top(wiring.Component):
         High while an enabled event is pending.
     busy, error : ``Out(1)``
         A program runs; the last one ended with an error. For LEDs and the like.
+    memory : ``Out(MemoryPortSignature)``
+        Only with ``config.memory_bytes``: external memory, or an adapter to a bus.
     timeline : ``Out(EngineTrace)``
         What the units do, for simulations; leave it open in hardware. (A port named trace would clash in Verilator.)
 
@@ -76,20 +86,23 @@ class Top(wiring.Component):
             "busy": Out(1),
             "error": Out(1),
             "timeline": Out(EngineTrace),
+            **({"memory": Out(MemoryPortSignature(memory_bytes=config.memory_bytes))} if config.memory_bytes else {}),
         })
 
     def elaborate(self, platform):
         m = Module()
         config = self.config
 
-        kept = identity(config) | dict.fromkeys(COUNTERS, 0)
+        memory_port = bool(config.memory_bytes)
+        registers = registers_of(config)
+        kept = identity(config) | dict.fromkeys(counters_of(memory_port), 0)
         if not config.debug:
-            kept |= dict.fromkeys(DEBUG, 0)
+            kept |= {register.name: 0 for register in registers if register.name in DEBUG}
         m.submodules.host = host = Host(readable=None if config.debug else ["activations"], registered=bool(config.pipelining))
-        m.submodules.csr = csr = CsrBank(kept=kept)
-        m.submodules.counters = counters = Counters(units=bool(config.counters))
+        m.submodules.csr = csr = CsrBank(registers=registers, kept=kept)
+        m.submodules.counters = counters = Counters(units=bool(config.counters), memory_port=memory_port)
         m.submodules.sequencer = sequencer = Sequencer(
-            program_depth=config.program_depth, queue_depth=config.queue_depth, fetch_bits=config.fetch_bits
+            program_depth=config.program_depth, queue_depth=config.queue_depth, fetch_bits=config.fetch_bits, memory_bytes=config.memory_bytes
         )
         m.submodules.tables = tables = Tables(tables=config.tables, lanes=config.lanes, readable=bool(config.debug))
         form = "ice40" if self.multiplier == "ice40" else "portable"  # of single-port RAM
@@ -120,7 +133,8 @@ class Top(wiring.Component):
         wiring.connect(m, sequencer.store, store.unit)
 
         # Operands
-        self._constants(m, host, sequencer, load, execute, store, form)
+        transfer = self._transfer(m, sequencer, csr, counters, activations, reset) if memory_port else None
+        self._constants(m, host, sequencer, load, execute, store, transfer, form)
         wiring.connect(m, store.acc, execute.acc)
         wiring.connect(m, store.tables, tables.read)
         for port, read in zip(execute.acts, activations.execute_reads, strict=True):
@@ -154,14 +168,37 @@ class Top(wiring.Component):
             counters.fetched.eq(sequencer.fetched),
         ]
         wiring.connect(m, counters.kept, csr.kept)
-        for name in UNIT_NAMES if config.debug else ():
+        for name in unit_names(memory_port) if config.debug else ():
             state, tokens = getattr(sequencer, f"{name}_state"), getattr(sequencer, f"{name}_tokens")
             queue_register, token_register = getattr(csr, f"{name}_queue"), getattr(csr, f"{name}_tokens")
             m.d.comb += [queue_register[field].eq(state[field]) for field in ("index", "waiting", "issued", "active")]
-            m.d.comb += [token_register[sender].eq(tokens[n]) for n, sender in enumerate(UNIT_NAMES) if sender != name]
+            m.d.comb += [token_register[sender].eq(tokens[n]) for n, sender in enumerate(unit_names(memory_port)) if sender != name]
         return m
 
-    def _constants(self, m, host, sequencer, load, execute, store, form):
+    def _transfer(self, m, sequencer, csr, counters, activations, reset):
+        """Build and connect the transfer unit and the memory port; return the unit."""
+        from celosia.rtl.port import MemoryPort
+        from celosia.rtl.transfer import Transfer
+
+        config = self.config
+        transfer, port = Transfer(config=config), MemoryPort(memory_bytes=config.memory_bytes)
+        m.submodules.transfer, m.submodules.port = reset(transfer), port
+        wiring.connect(m, sequencer.transfer, transfer.unit)
+        wiring.connect(m, sequencer.source, port.program)
+        wiring.connect(m, transfer.port, port.transfer)
+        wiring.connect(m, port.memory, wiring.flipped(self.memory))
+        wiring.connect(m, transfer.read, activations.read_transfer)
+        wiring.connect(m, transfer.write, activations.write_transfer)
+        m.d.comb += [
+            port.flush.eq(sequencer.unit_reset),
+            transfer.base.eq(csr.memory_base.address),
+            sequencer.address.eq(csr.program_address.address),
+            sequencer.length.eq(csr.program_length.instructions),
+            counters.moved.eq(transfer.moved),
+        ]
+        return transfer
+
+    def _constants(self, m, host, sequencer, load, execute, store, transfer, form):
         """Build and connect the memories of program, weights and parameters."""
         config = self.config
         if config.constant_ports == 1:
@@ -189,5 +226,7 @@ class Top(wiring.Component):
             ]
             if config.fill:
                 pairs.append((load.fill, weights.write))
+            if transfer is not None:
+                pairs += [(sequencer.program_write, program.write), (transfer.weights, weights.transfer), (transfer.params, params.transfer)]
         for one, other in pairs:
             wiring.connect(m, one, other)

@@ -9,11 +9,14 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+from amaranth.hdl import Shape
+
 from celosia.rtl.link import FLAG
 from celosia.rtl.linked import LinkedEngine
+from celosia.rtl.sequencer import EngineTrace
 from celosia.rtl.top import Top
 from celosia.sim.cache import cached, digest, hardware_digest
-from celosia.sim.events import TIMELINE
+from celosia.sim.events import NUMBERS, TIMELINE
 from celosia.sim.verilog import verilog
 
 __all__ = ["DIVISOR", "BuildError", "build"]
@@ -99,7 +102,9 @@ def _verilog(config, link, cache, announce):
 
 def layout_header():
     """Return the C++ header with the places of the units' bits in the ``timeline`` port."""
-    lines = ["#pragma once", f"constexpr int TRACE_UNITS = {len(TIMELINE['busy'])};"]
+    lines = ["#pragma once", "#include <cstdint>", f"constexpr int TRACE_UNITS = {len(NUMBERS)};"]
+    lines += [f"constexpr int TRACE_WORDS = {-(-Shape.cast(EngineTrace).width // 32)};"]
+    lines += [f"constexpr uint32_t TRACE_NUMBER[] = {{{', '.join(map(str, NUMBERS))}}};"]
     lines += [f"constexpr int TRACE_{name.upper()}[] = {{{', '.join(map(str, places))}}};" for name, places in TIMELINE.items()]
     return "\n".join(lines) + "\n"
 

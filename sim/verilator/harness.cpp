@@ -104,21 +104,28 @@ private:
         }
     }
 
+    // The 16 bits of the timeline from `place` on.
+    uint32_t traced(int place) const {
+        const auto& words = model_->timeline;
+        const int next = place / 32 + 1;
+        const uint64_t low = words[next - 1], high = next < TRACE_WORDS ? words[next] : 0;
+        return uint32_t((high << 32 | low) >> place % 32) & 0xFFFF;
+    }
+
     void record(uint32_t cycle) {
-        const uint64_t trace = model_->timeline;
         for (uint32_t unit = 0; unit < TRACE_UNITS; ++unit) {
-            const bool busy = trace >> TRACE_BUSY[unit] & 1;
-            const uint32_t index = trace >> TRACE_INDEX[unit] & 0xFFFF;
+            const bool busy = traced(TRACE_BUSY[unit]) & 1;
+            const uint32_t index = traced(TRACE_INDEX[unit]);
             if (open_[unit] && (!busy || current_[unit].index != index)) close(unit, cycle);
             if (busy) {
                 if (!open_[unit]) {
-                    current_[unit] = {unit, index, cycle, 0, 0, waited_[unit]};
+                    current_[unit] = {TRACE_NUMBER[unit], index, cycle, 0, 0, waited_[unit]};
                     waited_[unit] = 0;
                     open_[unit] = true;
                 }
-                current_[unit].stall += trace >> TRACE_STALL[unit] & 1;
+                current_[unit].stall += traced(TRACE_STALL[unit]) & 1;
             } else {
-                waited_[unit] += trace >> TRACE_WAITING[unit] & 1;
+                waited_[unit] += traced(TRACE_WAITING[unit]) & 1;
             }
         }
     }

@@ -4,7 +4,18 @@ import pytest
 from amaranth.sim import Simulator
 
 from celosia.rtl.config import PRESETS
-from celosia.rtl.csr import CSR_READ_LATENCY, DEBUG, REGISTERS, WINDOWS, Access, CsrBank, CsrField, Register, identity
+from celosia.rtl.csr import (
+    CSR_READ_LATENCY,
+    DEBUG,
+    REGISTERS,
+    WINDOWS,
+    Access,
+    CsrBank,
+    CsrField,
+    Register,
+    identity,
+    registers_of,
+)
 from celosia.rtl.isa import ISA_VERSION
 
 FIELDS = (CsrField("low", 0, 4, "a"), CsrField("high", 24, 8, "b"))
@@ -155,8 +166,18 @@ def test_kept_registers_hold_their_first_value_until_something_inside_changes_it
 
 
 def test_left_out_debug_registers_exist_and_say_nothing():
-    assert DEBUG == ("LOAD_QUEUE", "LOAD_TOKENS", "EXECUTE_QUEUE", "EXECUTE_TOKENS", "STORE_QUEUE", "STORE_TOKENS")
+    assert DEBUG == ("LOAD_QUEUE", "LOAD_TOKENS", "EXECUTE_QUEUE", "EXECUTE_TOKENS", "STORE_QUEUE", "STORE_TOKENS",
+                     "TRANSFER_QUEUE", "TRANSFER_TOKENS")  # fmt: skip
     assert set(DEBUG) < set(REGISTERS)
+
+
+def test_only_an_engine_with_a_memory_port_has_its_registers():
+    names = [{register.name for register in registers_of(PRESETS[name])} for name in ("test", "test_port")]
+    assert names[1] == set(REGISTERS)
+    assert names[1] - names[0] == {
+        "MEMORY_BASE", "PROGRAM_ADDRESS", "PROGRAM_LENGTH", "TRANSFER_BUSY", "TRANSFER_WAIT", "TRANSFER_STALL", "TRANSFER_READ",
+        "TRANSFER_WRITTEN", "TRANSFER_QUEUE", "TRANSFER_TOKENS",
+    }  # fmt: skip
 
 
 def test_only_register_addresses_are_mapped():

@@ -8,6 +8,7 @@ from amaranth.lib import memory
 from amaranth.sim import Simulator
 
 from celosia.rtl.fetch import has_reserved_bits
+from celosia.rtl.gate import unit_names
 from celosia.rtl.interfaces import InstructionPart, next_instruction
 from celosia.rtl.isa import (
     INSTRUCTION_BITS,
@@ -41,13 +42,17 @@ def store(**fields):
     return Instruction(Opcode.STORE, **(dict.fromkeys(("tile_rows", "tile_cols", "blocks"), 1) | fields))
 
 
+def transfer(**fields):
+    return Instruction(Opcode.TRANSFER, **(dict.fromkeys(("run", "rows", "planes"), 1) | fields))
+
+
 class Bench(Elaboratable):
     """The sequencer with a program memory that is ready in the cycles ``ready`` says, over and over again."""
 
-    def __init__(self, words, depth, bits, ready):
+    def __init__(self, words, depth, bits, ready, memory_bytes=0):
         self.depth = depth
         self.ready = ready
-        self.sequencer = Sequencer(program_depth=depth, queue_depth=2, fetch_bits=bits)
+        self.sequencer = Sequencer(program_depth=depth, queue_depth=2, fetch_bits=bits, memory_bytes=memory_bytes)
         self.bits = bits
         self.parts = INSTRUCTION_BITS // bits
         instructions = [number_of(word) for word in words]
@@ -94,10 +99,12 @@ class Result:
         return next(cycle for cycle, kind, _, number in self.events if (kind, number) == (what, index))
 
 
-def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=None, runs=1, abort_at=None, depth=DEPTH, bits=32, ready=(1,)):
+def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=None, runs=1, abort_at=None, depth=DEPTH, bits=32, ready=(1,),
+             memory_bytes=0):
     """Run a program on stubs that take one instruction at a time and finish it later; return the last run's :class:`Result`."""
-    bench = Bench(words, depth, bits, ready)
+    bench = Bench(words, depth, bits, ready, memory_bytes)
     sequencer = bench.sequencer
+    units = [Unit[name.upper()] for name in unit_names(memory_bytes)]
     results = []
 
     async def bench_process(ctx):
@@ -108,7 +115,7 @@ def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=No
             ctx.set(sequencer.start, 1)
             await ctx.tick()
             ctx.set(sequencer.start, 0)
-            work = {Unit.LOAD: None, Unit.EXECUTE: None, Unit.STORE: None}
+            work = dict.fromkeys(units)
             offered = dict.fromkeys(work)
             coming = {unit: [(n, number_of(word)) for n, word in enumerate(words) if n >= first and unit_of(word) is unit] for unit in work}
             for cycle in range(limit):
@@ -157,7 +164,7 @@ def simulate(*words, latency=lambda unit, index: 3, first=0, limit=2000, fail=No
             assert ctx.get(sequencer.done) == (result.error[0] is ErrorCode.NONE and not aborted)
             result.state = {
                 name: (ctx.get(getattr(sequencer, f"{name}_state")), list(ctx.get(getattr(sequencer, f"{name}_tokens"))))
-                for name in ("load", "execute", "store")
+                for name in unit_names(memory_bytes)
             }
 
     simulator = Simulator(bench)
@@ -240,21 +247,35 @@ def test_reserved_bits_and_tokens_to_itself_stop_the_engine(word):
     assert simulate(load(), load(), word, END).error == (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 2)
 
 
+def test_with_a_memory_port_every_unit_waits_for_every_other():
+    makers = (load, execute, store, transfer)
+    for n, first in enumerate(makers):
+        for second in makers[:n] + makers[n + 1 :]:
+            sent, wait = f"signal_{second.__name__}", f"wait_{first.__name__}"
+            result = simulate(second(**{wait: 1}), first(**{sent: 1}), END, memory_bytes=4)
+            assert result.error[0] is ErrorCode.NONE and [index for _, _, index in result.order()] == [1, 1, 0, 0]
+            error = simulate(first(**{sent: 1}), END, memory_bytes=4).error
+            assert error == (ErrorCode.TOKENS_LEFT, Unit.SEQUENCER, 1)
+            error = simulate(first(), second(**{wait: 1}), END, memory_bytes=4).error
+            assert error == (ErrorCode.DEADLOCK, Unit[second.__name__.upper()], 1)
+
+
 def test_reserved_bits_are_found_behind_a_full_queue():
     words = [store(wait_load=1), store(), encode(store()) | 1 << 31, END]
     assert simulate(*words).error == (ErrorCode.RESERVED_BITS, Unit.SEQUENCER, 2)
 
 
 @pytest.mark.parametrize("bits", [32, 64, 128, 256])
-def test_every_reserved_bit_counts_and_no_other(bits):
+@pytest.mark.parametrize("port", [False, True])
+def test_every_reserved_bit_counts_and_no_other(bits, port):
     m = Module()
     opcode, part, found = Signal(4), Signal(InstructionPart(bits=bits)), Signal()
-    m.d.comb += found.eq(has_reserved_bits(opcode, part))
+    m.d.comb += found.eq(has_reserved_bits(opcode, part, port))
 
     async def testbench(ctx):
-        for code in opcodes(False):
+        for code in opcodes(port):
             ctx.set(opcode, code.value)
-            reserved = set(zero_bits(code))
+            reserved = set(zero_bits(code, port))
             for position in range(INSTRUCTION_BITS):
                 ctx.set(part.number, position // bits)
                 ctx.set(part.data, 1 << position % bits)
@@ -351,10 +372,11 @@ def test_abort_in_the_middle_of_a_fetch_leaves_nothing_behind(abort_at):
     assert simulate(*words, runs=2, abort_at=abort_at).events == simulate(*words).events
 
 
+@pytest.mark.parametrize("memory_bytes", [0, 4])
 @pytest.mark.parametrize("seed", range(6))
-def test_random_legal_programs_end_with_every_instruction_run_once_and_in_order(seed):
+def test_random_legal_programs_end_with_every_instruction_run_once_and_in_order(seed, memory_bytes):
     rng = random.Random(seed)
-    makers = {Unit.LOAD: load, Unit.EXECUTE: execute, Unit.STORE: store}
+    makers = {Unit.LOAD: load, Unit.EXECUTE: execute, Unit.STORE: store} | ({Unit.TRANSFER: transfer} if memory_bytes else {})
     plan = [rng.choice(list(makers)) for _ in range(40)]
     fields = [{} for _ in plan]
     pairs = []
@@ -371,7 +393,7 @@ def test_random_legal_programs_end_with_every_instruction_run_once_and_in_order(
     delays = [rng.randrange(12) for _ in plan]
     bits, ready = rng.choice([32, 64, 128, 256]), [1, *(rng.randrange(2) for _ in range(12))] if seed % 2 else [1]
     program = [makers[u](**f) for u, f in zip(plan, fields)]
-    result = simulate(*program, END, latency=lambda unit, index: delays[index], bits=bits, ready=ready)
+    result = simulate(*program, END, latency=lambda unit, index: delays[index], bits=bits, ready=ready, memory_bytes=memory_bytes)
     assert result.error[0] is ErrorCode.NONE, f"seed {seed}: {result.error}"
     assert sorted(index for kind, _, index in result.order() if kind == "done") == list(range(len(plan)))
     for unit in makers:
