@@ -161,13 +161,13 @@ class WeightWriteSignature(wiring.Signature):
 
 
 class EntryWriteSignature(wiring.Signature):
-    """A write port of a memory's whole entries, from the writer's side; never stalls.
+    """A write port of a memory's whole entries, from the writer's side.
 
-    In a cycle with ``en``, entry ``addr`` becomes ``data``; reads see it from the next cycle on.
+    In a cycle with ``en`` and ``ready``, entry ``addr`` becomes ``data``; reads see it from the next cycle on.
     """
 
     def __init__(self, *, width, addr_width):
-        super().__init__({"en": Out(1), "addr": Out(addr_width), "data": Out(width)})
+        super().__init__({"en": Out(1), "addr": Out(addr_width), "data": Out(width), "ready": In(1)})
 
 
 class ParamReadSignature(wiring.Signature):

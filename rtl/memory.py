@@ -91,11 +91,13 @@ def _delayed(m, value):
     return late
 
 
-def _entry_memory(m, host, reads, *, width, depth, readable, writer=None):
+def _entry_memory(m, host, reads, *, width, depth, readable, writer=None, whole=None):
     """Build banks of ``depth`` entries of ``width`` bits, one for each of ``reads``, side by side in the host's entries.
 
-    ``writer`` writes whole entries of them while the host does not.
+    ``writer`` writes one bank's entry or several at a time while the host does not, ``whole`` all of them when ``writer`` does not.
     """
+    if whole is not None:
+        m.d.comb += whole.ready.eq(~writer.en.any() if writer is not None else 1)
     view = HostView(m, host, size=width // 8 * len(reads), depth=depth)
     grain = min(width, 32)
     outputs = []
@@ -108,6 +110,9 @@ def _entry_memory(m, host, reads, *, width, depth, readable, writer=None):
             write.data.eq(view.value.word_select(number, width)),
             write.en.eq(Cat(view.writes((number * width + first) // 8) for first in range(0, width, grain))),
         ]
+        if whole is not None:
+            with m.If(whole.en):
+                m.d.comb += [write.addr.eq(whole.addr), write.data.eq(whole.data.word_select(number, width)), write.en.eq(~0)]
         if writer is not None:
             with m.If(writer.en.any()):
                 m.d.comb += [write.addr.eq(writer.addr), write.data.eq(writer.data)]
@@ -137,6 +142,8 @@ class WeightMemory(wiring.Component):
         One per bank; latency one cycle.
     write : ``In(WeightWriteSignature)``
         The load unit's, with ``config.fill``; the host waits for the engine to be idle.
+    transfer : ``In(EntryWriteSignature)``
+        The transfer unit's, with a memory port; waits for the load unit's.
     host : ``In(HostSignature)``
         Entry ``e`` is ``weight_rows * cols`` bytes, bank ``j`` at bytes ``j * cols`` … of it.
     """
@@ -145,7 +152,13 @@ class WeightMemory(wiring.Component):
         self.config = config
         reads = {f"read{bank}": In(WeightReadSignature(cols=config.cols)) for bank in range(config.weight_rows)}
         write = WeightWriteSignature(cols=config.cols, weight_rows=config.weight_rows)
-        super().__init__({**reads, **({"write": In(write)} if config.fill else {}), "host": In(HostSignature())})
+        transfer = EntryWriteSignature(width=8 * config.weight_rows * config.cols, addr_width=ceil_log2(config.weight_depth))
+        super().__init__({
+            **reads,
+            **({"write": In(write)} if config.fill else {}),
+            **({"transfer": In(transfer)} if config.memory_bytes else {}),
+            "host": In(HostSignature()),
+        })
 
     @property
     def reads(self):
@@ -155,8 +168,10 @@ class WeightMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self.config
-        writer = self.write if config.fill else None
-        _entry_memory(m, self.host, self.reads, width=8 * config.cols, depth=config.weight_depth, readable=config.debug, writer=writer)
+        writer, whole = self.write if config.fill else None, self.transfer if config.memory_bytes else None
+        _entry_memory(
+            m, self.host, self.reads, width=8 * config.cols, depth=config.weight_depth, readable=config.debug, writer=writer, whole=whole
+        )
         return m
 
 
@@ -171,13 +186,16 @@ class ParamMemory(wiring.Component):
     -------
     read : ``In(ParamReadSignature)``, with ``lane_cycles`` = 4 ``In(ParamWordReadSignature)``
         Latency one cycle. ``ready`` is always high.
+    transfer : ``In(EntryWriteSignature)``
+        The transfer unit's, with a memory port; ``ready`` is always high.
     host : ``In(HostSignature)``
     """
 
     def __init__(self, *, config):
         self.config = config
         read = ParamWordReadSignature() if config.lane_cycles > 1 else ParamReadSignature(lanes=config.lanes)
-        super().__init__({"read": In(read), "host": In(HostSignature())})
+        transfer = EntryWriteSignature(width=64 * config.lanes, addr_width=ceil_log2(config.param_depth))
+        super().__init__({"read": In(read), **({"transfer": In(transfer)} if config.memory_bytes else {}), "host": In(HostSignature())})
 
     def elaborate(self, platform):
         m = Module()
@@ -185,7 +203,8 @@ class ParamMemory(wiring.Component):
         depth = config.param_depth * 64 * config.lanes // width
         if config.lane_cycles > 1:
             m.d.comb += self.read.ready.eq(1)
-        _entry_memory(m, self.host, [self.read], width=width, depth=depth, readable=config.debug)
+        whole = self.transfer if config.memory_bytes else None
+        _entry_memory(m, self.host, [self.read], width=width, depth=depth, readable=config.debug, whole=whole)
         return m
 
 
@@ -201,7 +220,7 @@ class ProgramMemory(wiring.Component):
     read : ``In(ProgramReadSignature)``
         ``ready`` is always high.
     write : ``In(EntryWriteSignature)``
-        With a memory port: an entry is ``fetch_bits``. The host waits for the engine to be idle.
+        With a memory port: an entry is ``fetch_bits``. ``ready`` is always high; the host waits for the engine to be idle.
     host : ``In(HostSignature)``
     """
 
@@ -220,8 +239,8 @@ class ProgramMemory(wiring.Component):
         config, bits = self.config, self.config.fetch_bits
         m.d.comb += self.read.ready.eq(1)
         depth = config.program_depth * INSTRUCTION_BITS // bits
-        writer = self.write if config.memory_bytes else None
-        _entry_memory(m, self.host, [self.read], width=bits, depth=depth, readable=config.debug, writer=writer)
+        whole = self.write if config.memory_bytes else None
+        _entry_memory(m, self.host, [self.read], width=bits, depth=depth, readable=config.debug, whole=whole)
         return m
 
 
@@ -239,10 +258,11 @@ class ActivationMemory(wiring.Component):
 
     Members
     -------
-    read_execute, read_execute1, …, read_store, read_load : ``In(ActReadSignature)``
-        The execute unit has one for each image row of the depthwise mode. ``read_execute.ready`` is always high.
-    write_store, write_load : ``In(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
-        ``write_store.ready`` is always high.
+    read_execute, read_execute1, …, read_store, read_transfer, read_load : ``In(ActReadSignature)``
+        The execute unit has one for each image row of the depthwise mode. ``read_execute.ready`` is always high. The transfer unit is there
+        with a memory port.
+    write_store, write_load, write_transfer : ``In(stream)`` of :func:`~celosia.rtl.interfaces.ActWrite`
+        ``write_store.ready`` is always high. The transfer unit waits for the load unit.
     host : ``In(HostSignature)``
         Uses the load unit's places.
     """
@@ -253,18 +273,19 @@ class ActivationMemory(wiring.Component):
         write = stream.Signature(ActWrite(rows=config.rows))
         super().__init__({
             **{f"read_{reader}": In(read) for reader in self._readers(config)},
-            **{f"write_{unit}": In(write) for unit in ("store", "load")},
+            **{f"write_{unit}": In(write) for unit in ("store", "load", *(["transfer"] if config.memory_bytes else []))},
             "host": In(HostSignature()),
         })
 
     @staticmethod
     def _readers(config):
-        return ["execute", *(f"execute{row}" for row in range(1, config.depthwise_rows)), "store", "load"]
+        rows = (f"execute{row}" for row in range(1, config.depthwise_rows))
+        return ["execute", *rows, "store", *(["transfer"] if config.memory_bytes else []), "load"]
 
     @property
     def execute_reads(self):
         """The execute unit's read ports, in order."""
-        return [getattr(self, f"read_{reader}") for reader in self._readers(self.config)[:-2]]
+        return [getattr(self, f"read_{reader}") for reader in self._readers(self.config) if reader.startswith("execute")]
 
     def elaborate(self, platform):
         m = Module()
@@ -284,7 +305,8 @@ class ActivationMemory(wiring.Component):
         load_addr = Signal(16)
         m.d.comb += load_addr.eq(Mux(host.re, view.entry, self.read_load.addr))
         above = []
-        readers = [(port, port.addr) for port in (*self.execute_reads, self.read_store)] + [(self.read_load, load_addr)]
+        others = [self.read_store, self.read_transfer] if config.memory_bytes else [self.read_store]
+        readers = [(port, port.addr) for port in (*self.execute_reads, *others)] + [(self.read_load, load_addr)]
         for port, addr in readers:
             m.d.comb += port.ready.eq(~Cat(other & (bank == addr[:bits]) for other, bank, _ in above).any())
             above.append((port.valid, addr[:bits], addr[bits:]))
@@ -302,7 +324,7 @@ class ActivationMemory(wiring.Component):
 
         # Writers: the host's word joins the load unit's before the banks, where one multiplexer does for all of them; of data, one of
         # the two is zero. The store unit's is registered first: the load unit waits for it, and must not wait for the way through both.
-        first, last = Signal.like(self.write_store.payload, reset_less=True), self.write_load
+        first, last = Signal.like(self.write_store.payload, reset_less=True), self._second_writer(m)
         busy = Signal()
         m.d.sync += [first.eq(self.write_store.payload), busy.eq(self.write_store.valid)]
         host_writes = view.write.any()
@@ -325,3 +347,17 @@ class ActivationMemory(wiring.Component):
                 with m.If(addr[:bits] == bank):
                     m.d.sync += write.en.eq(mask)
         return m
+
+    def _second_writer(self, m):
+        """Return the stream of what the load unit writes, and the transfer unit when that does not."""
+        load = self.write_load
+        if not self.config.memory_bytes:
+            return load
+        transfer, joined = self.write_transfer, load.signature.create()
+        m.d.comb += [
+            joined.valid.eq(load.valid | transfer.valid),
+            joined.payload.eq(Mux(~load.valid & transfer.valid, transfer.payload.as_value(), load.payload.as_value())),
+            load.ready.eq(joined.ready),
+            transfer.ready.eq(joined.ready & ~load.valid),
+        ]
+        return joined

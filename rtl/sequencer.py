@@ -15,11 +15,13 @@ the next start. Units are held in reset while no program runs, so nothing of one
 from amaranth.hdl import *
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import exact_log2
 
 from celosia.rtl.fetch import Fetch, ProgramReadSignature
 from celosia.rtl.gate import Gate, GateState, slot, unit_names
-from celosia.rtl.interfaces import Trace, UnitSignature
-from celosia.rtl.isa import TOKEN_BITS, ErrorCode, Unit
+from celosia.rtl.interfaces import EntryWriteSignature, Trace, UnitSignature
+from celosia.rtl.isa import INSTRUCTION_BITS, TOKEN_BITS, ErrorCode, Unit
+from celosia.rtl.port import MemoryReadSignature
 from celosia.rtl.prefetch import Prefetch
 
 __all__ = ["QUIET_CYCLES", "EngineTrace", "ErrorCause", "Sequencer", "Waiting"]
@@ -107,8 +109,13 @@ class Sequencer(wiring.Component):
         self.names = unit_names(memory_bytes)
         members = {}
         if memory_bytes:
-            prefetch = Prefetch(program_depth=program_depth, fetch_bits=fetch_bits, memory_bytes=memory_bytes).signature.members
-            members = {"address": In(32), "length": In(17), "source": prefetch["port"], "program_write": prefetch["write"]}
+            write = EntryWriteSignature(width=fetch_bits, addr_width=exact_log2(program_depth * INSTRUCTION_BITS // fetch_bits))
+            members = {
+                "address": In(32),
+                "length": In(17),
+                "source": Out(MemoryReadSignature(memory_bytes=memory_bytes)),
+                "program_write": Out(write),
+            }
         for name in self.names:
             members[name] = In(UnitSignature())
             members[f"{name}_state"] = Out(GateState)

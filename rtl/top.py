@@ -35,12 +35,13 @@ from celosia.rtl.host import Host, WishboneSignature
 from celosia.rtl.load import Load
 from celosia.rtl.memory import ActivationMemory, ParamMemory, ProgramMemory, WeightMemory
 from celosia.rtl.oneport import OnePortActivationMemory
-from celosia.rtl.port import MemoryPortSignature
+from celosia.rtl.port import MemoryPort, MemoryPortSignature
 from celosia.rtl.sequencer import EngineTrace, Sequencer
 from celosia.rtl.serial_load import SerialLoad
 from celosia.rtl.serial_store import SerialStore
 from celosia.rtl.store import Store
 from celosia.rtl.table import Tables
+from celosia.rtl.transfer import Transfer
 
 __all__ = ["Top"]
 
@@ -177,9 +178,6 @@ class Top(wiring.Component):
 
     def _transfer(self, m, sequencer, csr, counters, activations, reset):
         """Build and connect the transfer unit and the memory port; return the unit."""
-        from celosia.rtl.port import MemoryPort
-        from celosia.rtl.transfer import Transfer
-
         config = self.config
         transfer, port = Transfer(config=config), MemoryPort(memory_bytes=config.memory_bytes)
         m.submodules.transfer, m.submodules.port = reset(transfer), port

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from celosia.rtl.config import EngineConfig
-from celosia.rtl.csr import REGISTERS, WINDOWS, identity
+from celosia.rtl.csr import REGISTERS, WINDOWS, identity, registers_of
 from celosia.rtl.isa import Instruction, Opcode, encode
 from celosia.rtl.queue import Queue
 from celosia.sim.cache import cache_folder, cached
