@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-__all__ = ["Transport", "TransportError", "VerilatorTransport"]
+from celosia.sim.external import MemoryTiming
+
+__all__ = ["NoExternalMemory", "Transport", "TransportError", "VerilatorTransport"]
 
 
 class TransportError(RuntimeError):
@@ -16,6 +18,16 @@ class TransportError(RuntimeError):
     def __init__(self, verb, address):
         super().__init__(f"the engine refused to {verb} address {address:#08x}")
         self.address = address
+
+
+class NoExternalMemory(RuntimeError):
+    """There is no external memory that the host reaches."""
+
+    def __init__(self):
+        super().__init__(
+            "the program needs external memory, and here is none that the host reaches; simulate with Verilator (--on verilator) or compute with the golden "
+            "executor (--on golden)"
+        )
 
 
 class Transport(ABC):
@@ -60,6 +72,24 @@ class Transport(ABC):
     def close(self):
         """Give up the engine."""
 
+    def create_memory(self, size):
+        """Make ``size`` bytes of external memory behind the engine's memory port, zeros.
+
+        Raises
+        ------
+        NoExternalMemory
+            If there is none that the host reaches.
+        """
+        raise NoExternalMemory
+
+    def write_memory(self, address, data):
+        """Write an array of uint8 to external memory; raises :exc:`TransportError` beyond its end."""
+        raise NoExternalMemory
+
+    def read_memory(self, address, count):
+        """Return ``count`` bytes of external memory as an array of uint8; raises as :meth:`write_memory`."""
+        raise NoExternalMemory
+
     def write32(self, address, value):
         """Write one word."""
         self.write(address, np.array([value], np.uint32))
@@ -75,15 +105,35 @@ class VerilatorTransport(Transport):
     Parameters
     ----------
     config : EngineConfig
+    memory : MemoryTiming, optional
+        Of the external memory, where the engine has a port.
     text, cache, on_build
         See :func:`celosia.sim.verilator.build.build`.
     """
 
-    def __init__(self, config, *, text=None, cache=None, on_build=lambda: None):
+    def __init__(self, config, *, memory=None, text=None, cache=None, on_build=lambda: None):
         from celosia.sim.verilator.build import build
         from celosia.sim.verilator.model import Model
 
-        self.model = Model(build(config, text=text, cache=cache, on_build=on_build))
+        self._timing, self._memory_bytes = memory or MemoryTiming(), config.memory_bytes
+        self.model = Model(build(config, text=text, cache=cache, on_build=on_build), memory_port=bool(config.memory_bytes))
+
+    def create_memory(self, size):
+        timing = self._timing
+        self.model.create_memory(
+            size, latency=timing.latency, beat_cycles=timing.beat_cycles(self._memory_bytes), gap=timing.gap, seed=timing.stalls
+        )
+
+    def write_memory(self, address, data):
+        done = self.model.write_memory(address, data)
+        if done < len(data):
+            raise TransportError("write", address + done)
+
+    def read_memory(self, address, count):
+        data, done = self.model.read_memory(address, count)
+        if done < count:
+            raise TransportError("read", address + done)
+        return data
 
     def write(self, address, words):
         done = self.model.write(address, words)

@@ -9,7 +9,7 @@ import numpy as np
 
 from celosia.sim.executor import Executor
 from celosia.sim.icarus import IcarusError
-from celosia.sim.transport import TransportError
+from celosia.sim.transport import NoExternalMemory, TransportError
 from celosia.sim.verilator.build import BuildError
 from celosia.tools.compiler.sinks import statistics
 from celosia.tools.driver import Driver, create_transport
@@ -26,27 +26,28 @@ SHARED = 2_000_000
 """Multiply-accumulates times inferences from which a second simulator is worth its start."""
 
 
-def create_backend(kind, config, program, *, workers=None):
-    """Return a backend with ``program`` loaded; ``workers`` simulators share the inferences."""
+def create_backend(kind, config, program, *, workers=None, memory=None):
+    """Return a backend with ``program`` loaded; ``workers`` simulators share the inferences, ``memory`` is the timing of external memory."""
     if kind == "golden":
         return Golden(config, program)
-    return Simulated(kind, config, program, workers)
+    return Simulated(kind, config, program, workers, memory)
 
 
-def prepare_backend(kind, config, on_build):
+def prepare_backend(kind, config, on_build, *, memory=None):
     """Build the simulator if it has not been built yet; ``on_build`` is called before that, it takes a minute."""
     if kind != "golden":
-        with _transport(kind, config, on_build):
+        with _transport(kind, config, memory, on_build):
             pass
 
 
 @contextmanager
-def _transport(kind, config, on_build=lambda: None):
+def _transport(kind, config, memory=None, on_build=lambda: None):
     """Yield a transport; the problems of simulators become :exc:`EngineError`."""
     try:
-        with create_transport(kind, config, on_build=on_build) as transport:
+        timing = {"memory": memory} if config.memory_bytes else {}
+        with create_transport(kind, config, **timing, on_build=on_build) as transport:
             yield transport
-    except (BuildError, IcarusError, TransportError) as error:
+    except (BuildError, IcarusError, NoExternalMemory, TransportError) as error:
         raise EngineError(str(error)) from error
 
 
@@ -86,8 +87,8 @@ class Golden:
 class Simulated:
     """The RTL behind :class:`celosia.tools.driver.Driver`: in simulators, which share the inferences, or on a board."""
 
-    def __init__(self, kind, config, program, workers):
-        self.kind, self.config, self.program, self.workers = kind, config, program, workers
+    def __init__(self, kind, config, program, workers, memory):
+        self.kind, self.config, self.program, self.workers, self.memory = kind, config, program, workers, memory
         self.limit = 1_000_000 + PATIENCE * statistics(program, config)[0].execute_cycles
 
     def run(self, feed, progress):
@@ -109,7 +110,7 @@ class Simulated:
 
     def _run_span(self, feed, start, end, progress, stop):
         outputs, cycles, events = {}, 0, []
-        with _transport(self.kind, self.config) as transport:
+        with _transport(self.kind, self.config, self.memory) as transport:
             driver = Driver(transport, self.config)
             driver.load(self.program)
             for n in range(start, end):

@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from celosia.rtl.csr import REGISTERS, WINDOWS, identity, memory_shapes
-from celosia.rtl.gate import UNIT_NAMES
+from celosia.rtl.gate import unit_names
 from celosia.rtl.isa import TOKEN_BITS, UNITS, ErrorCode, Unit, decode
 from celosia.tools.errors import BadProgram, DoesNotFit, EngineError
 from celosia.tools.link import open_link
 from celosia.tools.places import is_place
 
-__all__ = ["CYCLE_LIMIT", "ERROR_MEANINGS", "Driver", "RunStats", "UnitCycles", "create_transport", "refuse_external_memory"]
+__all__ = ["CYCLE_LIMIT", "ERROR_MEANINGS", "Driver", "RunStats", "UnitCycles", "create_transport"]
+
+PROGRAM_ALIGNMENT = 4096
+"""A program in external memory begins at a multiple of so many bytes."""
 
 CYCLE_LIMIT = 100_000_000
 """Cycles after which a run is given up."""
@@ -61,14 +64,15 @@ class RunStats:
 
     @property
     def events(self):
-        return [(UNIT_NAMES[row["unit"]], int(row["index"]), int(row["start"]), int(row["end"])) for row in self.trace]
+        return [(Unit(int(row["unit"])).name.lower(), int(row["index"]), int(row["start"]), int(row["end"])) for row in self.trace]
 
 
-def create_transport(kind, config, *, cache=None, on_build=lambda: None):
+def create_transport(kind, config, *, memory=None, cache=None, on_build=lambda: None):
     """Return the transport ``kind``: ``"verilator"``, ``"icarus"`` or ``"amaranth"``, built for ``config``, or that to a board.
 
     Boards are named as in :mod:`celosia.tools.places`.
 
+    ``memory`` is the :class:`~celosia.sim.external.MemoryTiming` of a simulated engine with a memory port; only Verilator's has external memory.
     ``on_build`` is called once if a model has to be built first, which takes about a minute; later ones come from the
     folder ``cache`` (:func:`celosia.sim.cache.cache_folder`).
     """
@@ -82,16 +86,9 @@ def create_transport(kind, config, *, cache=None, on_build=lambda: None):
         from celosia.sim.native import AmaranthTransport as chosen
     else:
         raise ValueError(f"kind must be verilator, icarus or amaranth, not {kind!r}")
+    if kind == "verilator":
+        return chosen(config, memory=memory, cache=cache, on_build=on_build)
     return chosen(config, cache=cache, on_build=on_build)
-
-
-def refuse_external_memory(program):
-    """Raise :exc:`EngineError` for a program that fetches from external memory: the RTL of the memory port is not there yet."""
-    if program.memory_bytes:
-        raise EngineError(
-            f"{program.name} needs {program.memory_bytes:,} bytes of external memory, and the RTL has no memory port yet; compute with the golden "
-            "executor (--on golden), predict its cycles with `celosia estimate`"
-        )
 
 
 class Driver:
@@ -120,6 +117,7 @@ class Driver:
                     f"the engine must be of configuration {config.name!r}, but its register {name} holds {found:#010x}, not {value:#010x}"
                 )
         self._shapes = memory_shapes(config)
+        self._names = unit_names(config.memory_bytes)
 
     def load(self, program):
         """Put a program, its weights, parameters, tables and constant tensors into the engine.
@@ -130,22 +128,39 @@ class Driver:
             If it was compiled for another configuration.
         DoesNotFit
             If an image is larger than its memory.
-        EngineError
-            If it needs external memory.
+        NoExternalMemory
+            If it needs external memory and the transport has none.
         """
         if program.digest != self.config.digest:
             raise BadProgram(
                 program.name, f"compiled for another engine (digest {program.digest:#010x}, not {self.config.digest:#010x})"
             )
-        refuse_external_memory(program)
         self.reset()
-        images = {"program": program.instructions, "weights": program.weights, "params": program.params, "tables": program.tables}
+        instructions = program.instructions
+        if self.config.memory_bytes:
+            instructions = self._load_memory(program)
+        images = {"program": instructions, "weights": program.weights, "params": program.params, "tables": program.tables}
         for memory, image in images.items():
             self._write_image(memory, np.ascontiguousarray(image).reshape(-1).view(np.uint8))
         for address, words in program.constants:
             self._write_words(address, np.ascontiguousarray(words).reshape(-1))
         self._set("IRQ_ENABLE", done=1, error=1)
         self.program = program
+
+    def _load_memory(self, program):
+        """Put into external memory what belongs there; return the instructions that do not."""
+        outside = len(program.instructions) > self.config.program_depth
+        first = -(-program.memory_bytes // PROGRAM_ALIGNMENT) * PROGRAM_ALIGNMENT
+        image = np.ascontiguousarray(program.instructions, "<u4").reshape(-1).view(np.uint8)
+        if program.memory_bytes or outside:
+            self.transport.create_memory(first + (image.size if outside else 0))
+            self.transport.write_memory(0, program.memory)
+        if outside:
+            self.transport.write_memory(first, image)
+        self._set("MEMORY_BASE", address=0)
+        self._set("PROGRAM_ADDRESS", address=first)
+        self._set("PROGRAM_LENGTH", instructions=len(program.instructions) if outside else 0)
+        return program.instructions[:0] if outside else program.instructions
 
     def reset(self):
         """Stop whatever runs and clear the engine's state; the memories keep theirs."""
@@ -195,7 +210,7 @@ class Driver:
         units = None
         if self.config.counters:
             units = {
-                name: UnitCycles(*(self._get(f"{name.upper()}_{what}") for what in ("BUSY", "WAIT", "STALL"))) for name in UNIT_NAMES
+                name: UnitCycles(*(self._get(f"{name.upper()}_{what}") for what in ("BUSY", "WAIT", "STALL"))) for name in self._names
             }
         stats = RunStats(
             cycles=self._get("CYCLES"), instructions=self._get("INSTRUCTIONS"), units=units, trace=self.transport.events()
@@ -230,7 +245,7 @@ class Driver:
     def _place(self, port, array):
         array = np.ascontiguousarray(array).view(np.uint8)
         if port.layout == "dense":
-            self._write_words(port.address, _padded(array.reshape(-1), self.config.rows))
+            self._write_port(port, port.address, _padded(array.reshape(-1), self.config.rows))
             return
         if port.unsigned:
             array = array ^ np.uint8(0x80)
@@ -242,19 +257,19 @@ class Driver:
             part = array[block * self.config.rows : (block + 1) * self.config.rows, top : top + rows]
             words = np.zeros((rows, row_words, self.config.rows), np.uint8)
             words[:, : port.width, : len(part)] = part.transpose(1, 2, 0)
-            self._write_words(self._word(port, block, top), words.reshape(-1))
+            self._write_port(port, self._word(port, block, top), words.reshape(-1))
 
     def _fetch(self, port):
         if port.plane_step:
-            planes = [self._fetch(replace(port, plane_step=0, address=port.address + k * port.plane_step)) for k in range(4)]
+            planes = [self._fetch(replace(port, plane_step=0, address=port.address + k * port.plane_step * self._step(port))) for k in range(4)]
             return np.stack(planes, axis=-1).view("<i4")[..., 0]
         if port.layout == "dense":
             size = int(np.prod(port.shape))
-            values = self._read_words(port.address, -(-size // self.config.rows)).reshape(-1)[:size]
+            values = self._read_port(port, port.address, -(-size // self.config.rows)).reshape(-1)[:size]
         else:
             values = np.zeros((port.channels, port.height, port.width), np.uint8)
             for (block, top), rows, row_words in self._spans(port):
-                words = self._read_words(self._word(port, block, top), rows * row_words).reshape(rows, row_words, self.config.rows)
+                words = self._read_port(port, self._word(port, block, top), rows * row_words).reshape(rows, row_words, self.config.rows)
                 part = values[block * self.config.rows : (block + 1) * self.config.rows, top : top + rows]
                 part[:] = words[:, : port.width, : len(part)].transpose(2, 0, 1)
             if port.matrix:
@@ -272,7 +287,22 @@ class Driver:
                     yield (block, row), 1, port.width
 
     def _word(self, port, block, row):
-        return port.address + block * port.block_step + row * port.row_step
+        return port.address + (block * port.block_step + row * port.row_step) * self._step(port)
+
+    def _step(self, port):
+        """Return by how much a port's address grows from one word to the next."""
+        return self.config.rows if port.external else 1
+
+    def _write_port(self, port, address, data):
+        if port.external:
+            self.transport.write_memory(address, data)
+        else:
+            self._write_words(address, data)
+
+    def _read_port(self, port, address, count):
+        if port.external:
+            return self.transport.read_memory(address, count * self.config.rows)
+        return self._read_words(address, count)
 
     def _write_words(self, word, data):
         self.transport.write(WINDOWS["activations"].base + word * self.config.rows, data.view("<u4"))
@@ -299,7 +329,7 @@ class Driver:
         if not self.config.debug:
             return "what its units wait for cannot be read (knob debug = 0)"
         phrases = []
-        for name in UNIT_NAMES:
+        for name in self._names:
             queue, tokens = self._fields(f"{name.upper()}_QUEUE"), self._fields(f"{name.upper()}_TOKENS")
             if queue["active"] and self._fields("STATUS")["busy"]:
                 phrases.append(f"the {name} unit works")
@@ -327,7 +357,7 @@ class Driver:
         if instruction is None:
             return []
         own = UNITS[instruction.opcode].name.lower()
-        return [(name, getattr(instruction, f"wait_{name}")) for name in UNIT_NAMES if name != own]
+        return [(name, getattr(instruction, f"wait_{name}")) for name in self._names if name != own]
 
     def _describe(self, index):
         """Return an instruction's number, with its opcode and layer where they are known."""

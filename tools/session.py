@@ -10,7 +10,6 @@ from celosia.tools import program
 from celosia.tools.backends import create_backend, prepare_backend
 from celosia.tools.compiler.importer import session_options
 from celosia.tools.compiler.pipeline import compile_model
-from celosia.tools.driver import refuse_external_memory
 from celosia.tools.errors import BadConfig, BadInput, EngineError, onnx_runtime_says
 from celosia.tools.places import check_backend
 from celosia.tools.program import EngineSegment, Model
@@ -68,6 +67,8 @@ class InferenceSession:
         Values of the ONNX file that become outputs as well.
     workers : int, optional
         Simulators that share the inferences; chosen from their number where not given.
+    memory : MemoryTiming, optional
+        Of the simulated external memory, for engines with a memory port.
 
     Raises
     ------
@@ -75,11 +76,12 @@ class InferenceSession:
         If the model cannot be read or compiled, or was compiled for another engine.
     """
 
-    def __init__(self, model, engine="mac256", on="verilator", *, options=None, keep=(), workers=None):
+    def __init__(self, model, engine="mac256", on="verilator", *, options=None, keep=(), workers=None, memory=None):
         self.config = engine_config(engine)
         check_backend(on)
         self.on = on
         self.workers = workers
+        self.memory = memory
         self.model = model if isinstance(model, Model) else open_model(model, self.config, options, keep)
         self._report = None
 
@@ -98,11 +100,7 @@ class InferenceSession:
 
     def prepare(self, on_build=lambda: None):
         """Build the simulator if it is not in the cache; ``on_build`` is called before that, it takes about a minute."""
-        if self.on != "golden":
-            for segment in self.model.segments:
-                if isinstance(segment, EngineSegment):
-                    refuse_external_memory(segment.program)
-        prepare_backend(self.on, self.config, on_build)
+        prepare_backend(self.on, self.config, on_build, memory=self.memory)
 
     def run(self, output_names, input_feed, *, progress=None):
         """Run the model.
@@ -153,7 +151,7 @@ class InferenceSession:
 
     def _run_engine(self, program, values, count, report, progress):
         feed = {port.name: values[port.name].reshape(count, *port.shape) for port in program.inputs}
-        backend = create_backend(self.on, self.config, program, workers=self.workers)
+        backend = create_backend(self.on, self.config, program, workers=self.workers, memory=self.memory)
         outputs, cycles, events = backend.run(feed, progress or (lambda done: None))
         report.add_program(program, cycles, events)
         return {

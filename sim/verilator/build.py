@@ -66,14 +66,16 @@ def build(config, *, link=None, text=None, cache=None, on_build=lambda: None):
     make_flags = _HASTY_FLAGS if text else _MAKE_FLAGS
     text = text or _verilog(config, link, cache, announce)
     harness = resources.files("celosia.sim.verilator").joinpath("board.cpp" if link else "harness.cpp").read_text()
-    layout = link_header(link) if link else layout_header()
+    memory = resources.files("celosia.sim.verilator").joinpath("memory.h").read_text() if config.memory_bytes else ""
+    layout = link_header(link) if link else layout_header(config)
     flags = repr((_VERILATOR_FLAGS, _COMPILER_FLAGS, _LINKER_FLAGS, make_flags))
-    key = digest(text, harness, layout, flags, importlib.metadata.version("verilator"))
+    key = digest(text, harness, memory, layout, flags, importlib.metadata.version("verilator"))
 
     def make(folder):
         announce()
         (folder / "celosia.v").write_text(text)
         (folder / "harness.cpp").write_text(harness)
+        (folder / "memory.h").write_text(memory)
         (folder / "layout.h").write_text(layout)
         _verilate(folder, make_flags)
         finished = folder / "finished"
@@ -100,12 +102,13 @@ def _verilog(config, link, cache, announce):
     return (place / "celosia.v").read_text()
 
 
-def layout_header():
-    """Return the C++ header with the places of the units' bits in the ``timeline`` port."""
+def layout_header(config):
+    """Return the C++ header with the places of the units' bits in the ``timeline`` port, and the width of the memory port."""
     lines = ["#pragma once", "#include <cstdint>", f"constexpr int TRACE_UNITS = {len(NUMBERS)};"]
     lines += [f"constexpr int TRACE_WORDS = {-(-Shape.cast(EngineTrace).width // 32)};"]
     lines += [f"constexpr uint32_t TRACE_NUMBER[] = {{{', '.join(map(str, NUMBERS))}}};"]
     lines += [f"constexpr int TRACE_{name.upper()}[] = {{{', '.join(map(str, places))}}};" for name, places in TIMELINE.items()]
+    lines += [f"#define MEMORY_BYTES {config.memory_bytes}"] if config.memory_bytes else []
     return "\n".join(lines) + "\n"
 
 

@@ -10,6 +10,9 @@
 #include "layout.h"
 #include "verilated.h"
 #include "Vcelosia.h"
+#ifdef MEMORY_BYTES
+#include "memory.h"
+#endif
 
 double sc_time_stamp() { return 0; }
 
@@ -86,11 +89,20 @@ public:
     void set_recording(bool on) { recording_ = on; }
     const std::vector<Event>& events() const { return events_; }
     uint64_t cycles() const { return cycles_; }
+#ifdef MEMORY_BYTES
+    Memory<Vcelosia>& memory() { return memory_; }
+#endif
 
 private:
     void tick() {
+#ifdef MEMORY_BYTES
+        memory_.sample();
+#endif
         model_->clk = 1;
         model_->eval();
+#ifdef MEMORY_BYTES
+        memory_.drive();
+#endif
         model_->clk = 0;
         model_->eval();
         ++cycles_;
@@ -143,6 +155,9 @@ private:
 
     std::unique_ptr<VerilatedContext> context_;
     std::unique_ptr<Vcelosia> model_;
+#ifdef MEMORY_BYTES
+    Memory<Vcelosia> memory_{model_.get()};
+#endif
     uint64_t cycles_ = 0;
     bool recording_ = false;
     std::vector<Event> events_;
@@ -183,6 +198,30 @@ int celosia_interrupt(const Engine* engine) { return engine->interrupt(); }
 
 // Record the units' work in the runs that follow; the events are those of the last run.
 void celosia_record(Engine* engine, int on) { engine->set_recording(on); }
+
+#ifdef MEMORY_BYTES
+// Make the external memory `size` bytes of zeros, with this timing.
+void celosia_memory(Engine* engine, uint64_t size, uint32_t latency, uint32_t beat_cycles, uint32_t gap, uint32_t seed) {
+    engine->memory().configure(size, latency, beat_cycles, gap, seed);
+}
+
+// Copy to or from it; returns the bytes that are there.
+size_t celosia_memory_write(Engine* engine, uint64_t address, const uint8_t* data, size_t count) {
+    auto& bytes = engine->memory().bytes();
+    if (address >= bytes.size()) return 0;
+    count = std::min<size_t>(count, bytes.size() - address);
+    std::copy(data, data + count, bytes.begin() + address);
+    return count;
+}
+
+size_t celosia_memory_read(Engine* engine, uint64_t address, uint8_t* data, size_t count) {
+    const auto& bytes = engine->memory().bytes();
+    if (address >= bytes.size()) return 0;
+    count = std::min<size_t>(count, bytes.size() - address);
+    std::copy(bytes.begin() + address, bytes.begin() + address + count, data);
+    return count;
+}
+#endif
 
 size_t celosia_events(const Engine* engine, Event* events, size_t room) {
     const auto& all = engine->events();

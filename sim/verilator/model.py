@@ -15,10 +15,17 @@ class Model:
     Parameters
     ----------
     library : path-like
+    memory_port : bool
+        Whether the engine has one.
     """
 
-    def __init__(self, library):
+    def __init__(self, library, *, memory_port=False):
         self._library = ctypes.CDLL(str(library))
+        octets = np.ctypeslib.ndpointer(np.uint8, ndim=1, flags="C_CONTIGUOUS")
+        copy = (ctypes.c_size_t, ctypes.c_void_p, ctypes.c_uint64, octets, ctypes.c_size_t)
+        port = (
+            ("memory", None, ctypes.c_void_p, ctypes.c_uint64, *[ctypes.c_uint32] * 4), ("memory_write", *copy), ("memory_read", *copy),
+        )  # fmt: skip
         words = np.ctypeslib.ndpointer(np.uint32, ndim=1, flags="C_CONTIGUOUS")
         handle = ctypes.c_void_p
         for name, result, *arguments in (
@@ -31,6 +38,7 @@ class Model:
             ("interrupt", ctypes.c_int, handle),
             ("record", None, handle, ctypes.c_int),
             ("events", ctypes.c_size_t, handle, np.ctypeslib.ndpointer(EVENT, ndim=1, flags="C_CONTIGUOUS"), ctypes.c_size_t),
+            *(port if memory_port else ()),
         ):
             function = getattr(self._library, f"celosia_{name}")
             function.restype, function.argtypes = result, arguments
@@ -51,6 +59,20 @@ class Model:
         """Return ``(words, acknowledged)`` from byte ``address`` on."""
         words = np.zeros(count, np.uint32)
         return words, self._read(self._handle, address, words, count)
+
+    def create_memory(self, size, *, latency, beat_cycles, gap, seed):
+        """Make external memory ``size`` bytes of zeros; see :class:`celosia.sim.external.MemoryTiming`."""
+        self._memory(self._handle, size, latency, beat_cycles, gap, seed)
+
+    def write_memory(self, address, data):
+        """Write uint8 ``data`` to external memory; return how many bytes are there."""
+        data = np.ascontiguousarray(data, np.uint8)
+        return self._memory_write(self._handle, address, data, len(data))
+
+    def read_memory(self, address, count):
+        """Return ``(uint8 data, bytes that are there)`` of external memory."""
+        data = np.zeros(count, np.uint8)
+        return data, self._memory_read(self._handle, address, data, count)
 
     def run(self, limit):
         """Clock until the interrupt line is high, at most ``limit`` cycles; return the cycles clocked."""

@@ -41,7 +41,7 @@ def test_an_unknown_form_is_refused():
 
 
 def test_layout_header_has_the_places_of_the_port():
-    text = layout_header()
+    text = layout_header(TINY)
     assert "constexpr int TRACE_BUSY[] = {0, 18, 36, 54};" in text
     assert "constexpr int TRACE_WAITING[] = {72, 73, 74, 75};" in text
 

@@ -12,7 +12,7 @@ from celosia.rtl.isa import ErrorCode, Instruction, Memory, Opcode, encode
 from celosia.sim.executor import Executor, GoldenError
 from celosia.tools.check import check_outputs, summary
 from celosia.tools.compiler.stream import nest
-from celosia.tools.errors import DoesNotFit, EngineError
+from celosia.tools.errors import DoesNotFit
 from celosia.tools.program import EngineSegment, Program
 from celosia.tools.session import InferenceSession
 
@@ -49,14 +49,6 @@ def test_an_engine_without_a_port_says_what_is_missing(tmp_path):
     with pytest.raises(DoesNotFit, match="bytes too small"):
         for seed in range(60):
             run(seed, dataclasses.replace(TINY, memory_bytes=0), tmp_path)
-
-
-def test_simulated_rtl_refuses_a_streamed_network_before_it_is_built(tmp_path):
-    model, _ = build(random_recipe(3))
-    onnx.save(model, tmp_path / "random.onnx")
-    session = InferenceSession(tmp_path / "random.onnx", TINY, "verilator")
-    with pytest.raises(EngineError, match="the RTL has no memory port yet; compute with the golden executor"):
-        session.prepare(lambda: pytest.fail("a simulator was built"))
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 4, 5), (2, 1, 7), (4, 6, 1)])
