@@ -90,8 +90,7 @@ class EngineConfig:
     memory_bytes : int
         Bytes per cycle of the memory port, by which the engine fetches programs, weights, parameters and features from an external memory and stores
         features to it (``TRANSFER``); 0: none. A power of two, 4…64, at most ``rows``, ``weight_rows * cols``, ``8 * lanes`` and ``fetch_bits / 8``. It needs
-        ``act_ports`` = 2, ``constant_ports`` = 2, ``pipelining`` = 1, ``lane_cycles`` = 1 and a power of two of ``program_depth``. The RTL
-        has no port yet: only the golden executor and the cycle model know it.
+        ``act_ports`` = 2, ``constant_ports`` = 2, ``pipelining`` = 1, ``lane_cycles`` = 1 and a power of two of ``program_depth``.
 
     Raises
     ------

@@ -11,6 +11,7 @@ import sys
 import celosia
 from celosia.rtl.config import PRESETS
 from celosia.rtl.config import BadConfig as BadEngine
+from celosia.sim.external import MemoryTiming
 from celosia.tools.errors import BadConfig, CelosiaError
 from celosia.tools.paths import check_paths
 from celosia.tools.places import FORMS, check_backend, is_place
@@ -43,6 +44,11 @@ def parser():
         "--on", metavar="BACKEND|BOARD", type=_backend, default="verilator",
         help="simulate the RTL: verilator (default), icarus or amaranth; compute with the golden executor, which has no cycles: golden; or run on the "
         f"board at {', '.join(FORMS[:-1])} or {FORMS[-1]}",
+    )  # fmt: skip
+    on.add_argument(
+        "--memory", metavar="latency=N,bytes=N,gap=N,stalls=SEED", type=_memory,
+        help="timing of the simulated external memory of an engine with a memory port, any of: cycles to the first beat (default 40), bytes per cycle "
+        "(default the port's), cycles between bursts (default 0), seed of random pauses (default none)",
     )  # fmt: skip
     backend = argparse.ArgumentParser(add_help=False, parents=[on])
     backend.add_argument("--json", metavar="FILE", help="write the report as JSON")
@@ -180,6 +186,13 @@ def _backend(text):
     try:
         return check_backend(text)
     except BadConfig as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _memory(text):
+    try:
+        return MemoryTiming.parse(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 

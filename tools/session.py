@@ -82,6 +82,8 @@ class InferenceSession:
         self.on = on
         self.workers = workers
         self.memory = memory
+        if memory is not None:
+            _check_memory(memory, self.config)
         self.model = model if isinstance(model, Model) else open_model(model, self.config, options, keep)
         self._report = None
 
@@ -157,6 +159,15 @@ class InferenceSession:
         return {
             port.name: outputs[port.name].reshape(count, *(1,) * port.batched, *port.shape) for port in program.outputs
         }
+
+
+def _check_memory(timing, config):
+    if not config.memory_bytes:
+        raise BadConfig(f"the engine {config.name} has no memory port, so that there is no external memory to describe")
+    try:
+        timing.beat_cycles(config.memory_bytes)
+    except ValueError as error:
+        raise BadConfig(str(error)) from None
 
 
 def open_model(path, config, options=None, keep=()):

@@ -68,7 +68,7 @@ class Measurement:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def measure(builder, engine, on="verilator", *, options=None, seed=0, say=lambda text: None):
+def measure(builder, engine, on="verilator", *, options=None, memory=None, seed=0, say=lambda text: None):
     """Compile a network, run it once with a seeded random input and compare every output element with ONNX Runtime.
 
     Parameters
@@ -79,6 +79,7 @@ def measure(builder, engine, on="verilator", *, options=None, seed=0, say=lambda
     on : str
         As for :class:`~celosia.tools.session.InferenceSession`.
     options : CompilerOptions, optional
+    memory : MemoryTiming, optional
     seed : int
         Of the input.
     say : function
@@ -96,7 +97,7 @@ def measure(builder, engine, on="verilator", *, options=None, seed=0, say=lambda
     facts = {"name": builder.name, "macs": builder.macs, "must": must, "target": target}
     facts["bound"] = model_bound(data, config, blocked=bool(options and options.blocked_inputs))
     try:
-        session = InferenceSession(data, config, on, options=options)
+        session = InferenceSession(data, config, on, options=options, memory=memory)
     except DoesNotFit as error:
         return Measurement(**facts, reason=f"does not fit: {error.fact}"), None
     say(f"{builder.name}: running")

@@ -36,9 +36,9 @@ def run(options):
     rows, found, causes = [], [], {}
     with status(f"preparing {config.name}") as say:
         for builder in builders:
-            rows.append(measure(builder, config, options.on, say=say)[0])
+            rows.append(measure(builder, config, options.on, memory=options.memory, say=say)[0])
         for builder in layers:
-            row, report = measure(builder, config, options.on, options=CompilerOptions(blocked_inputs=True), say=say)
+            row, report = measure(builder, config, options.on, options=CompilerOptions(blocked_inputs=True), memory=options.memory, say=say)
             found.append(row)
             if report and report.traces and row.ratio < LOW:
                 causes[row.name] = cause(report.traces[0], row.bound, config)

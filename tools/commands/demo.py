@@ -23,7 +23,7 @@ def run(options):
     console = output()
     images, labels = np.load(IMAGES)["image"][: options.limit], np.load(LABELS)[: options.limit]
     console.print(f"{MODEL.name}: {len(images)} handwritten digits that the network was not trained on")
-    session = InferenceSession(MODEL, options.engine, options.on)
+    session = InferenceSession(MODEL, options.engine, options.on, memory=options.memory)
     if options.on != "golden" and not is_place(options.on) and not options.timeline:
         options.timeline = str(Path("celosia-demo.svg"))
     outputs = execute(session, {"image": images})

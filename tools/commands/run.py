@@ -31,7 +31,7 @@ def run(options):
     if not is_program_file(options.model):
         refuse_float(options.model)
     with status("compiling"):
-        session = InferenceSession(options.model, options.engine, options.on)
+        session = InferenceSession(options.model, options.engine, options.on, memory=options.memory)
     if options.strict:
         refuse_host_nodes(session.model)
     feed = read_inputs(options.input, [argument.name for argument in session.get_inputs()])
