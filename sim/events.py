@@ -15,7 +15,7 @@ one past the last, cycles in between without progress, cycles before in which th
 
 
 NAMES = unit_names(True)
-NUMBERS = tuple({unit.name.lower(): unit.value for unit in Unit}[name] for name in NAMES)
+NUMBERS = tuple(getattr(Unit, name.upper()).value for name in NAMES)
 
 
 def _places():
