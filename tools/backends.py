@@ -121,7 +121,7 @@ class Simulated:
                     outputs.setdefault(name, []).append(array)
                 cycles = max(cycles, stats.cycles)
                 if n == 0:
-                    events = [UnitEvent(*event) for event in stats.events]
+                    events = [UnitEvent(*event, int(row["stall"]), int(row["wait"])) for event, row in zip(stats.events, stats.trace)]
                 progress(1)
         return outputs, cycles, events
 

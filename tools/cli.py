@@ -83,6 +83,17 @@ def parser():
     estimate.add_argument("--json", metavar="FILE", help="write the report as JSON, with the keys of `celosia run --json` and `bound` for each layer")
     estimate.add_argument("--timeline", metavar="FILE.svg", help="draw what each unit will do")
 
+    profile = command(
+        "profile", "say where the cycles of one inference go, layer by layer: a table of causes, a page with timeline, roofline and memory map, a trace "
+        "for a viewer", engine, on,
+    )  # fmt: skip
+    profile.add_argument("model", metavar="MODEL.onnx|PROGRAM", help="a quantised ONNX model, or a file of `celosia compile`")
+    profile.add_argument("--input", metavar="IN.npz|IN.npy", help="arrays as for `celosia run`; zeros if not given, for cycles do not depend on data")
+    profile.add_argument("--predict", action="store_true", help="ask the cycle model instead of simulating: seconds for a network of any size")
+    profile.add_argument("--html", metavar="FILE.html", help="write the page: one file, no network access")
+    profile.add_argument("--trace", metavar="FILE.json", help="write a trace that https://ui.perfetto.dev and chrome://tracing open")
+    profile.add_argument("--json", metavar="FILE", help="write cycles by layer and cause, and bytes, as JSON")
+
     build = command("compile", "compile a model into a program file", engine, strict)
     build.add_argument("model", metavar="MODEL.onnx")
     build.add_argument("-o", "--output", metavar="PROGRAM", help="the program file to write")
@@ -206,7 +217,7 @@ def _check_paths(options):
         "the engine": engine if engine.endswith(".json") else None,
     }
     output = "--output" if options.command == "run" else "-o"
-    check_paths(inputs, {output: given.get("output"), "--json": given.get("json"), "--timeline": given.get("timeline")})
+    check_paths(inputs, {output: given.get("output"), "--json": given.get("json"), "--timeline": given.get("timeline"), "--html": given.get("html"), "--trace": given.get("trace")})
     if given.get("timeline") and given.get("on") == "golden":
         raise BadConfig("--timeline needs cycles, and there are none on 'golden'; use --on verilator")
     if given.get("timeline") and is_place(given.get("on", "")):

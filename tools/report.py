@@ -14,12 +14,17 @@ PRIORITY = ("execute", "store", "load", "transfer")
 
 @dataclass(frozen=True)
 class Event:
-    """One instruction in one unit, from cycle ``start`` up to but not including cycle ``end``, counted from the doorbell."""
+    """One instruction in one unit, from cycle ``start`` up to but not including cycle ``end``, counted from the doorbell.
+
+    In ``stall`` of them it had work and could not go on; in ``wait`` cycles before, the unit was free and the instruction lacked tokens.
+    """
 
     unit: str
     index: int
     start: int
     end: int
+    stall: int = 0
+    wait: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

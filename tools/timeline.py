@@ -4,7 +4,7 @@ from html import escape
 
 __all__ = ["timeline"]
 
-UNITS = ("load", "execute", "store")
+UNITS = ("load", "execute", "store", "transfer")
 WIDTH, LEFT, LANE, GAP = 1400, 92, 22, 5
 COLOURS = ("#3b7dd8", "#d9822b", "#2b9a66", "#b8477f", "#7a5fc7", "#8f8a2b", "#1f93a8", "#c4513f")
 DARK_COLOURS = ("#6ea8f5", "#f0a65a", "#5cc795", "#e27fb0", "#a991ec", "#c2bc5b", "#58c3d6", "#ee8373")
@@ -20,7 +20,7 @@ STYLE = """
 def timeline(program, events, cycles, *, title):
     """Return the SVG text.
 
-    The time axis is cut into strips, one below the other. Above each strip's three lanes stand the layers that the array works on; every
+    The time axis is cut into strips, one below the other. Above each strip's lanes stand the layers that the array works on; every
     rectangle is one instruction and says in its tooltip which.
 
     Parameters
@@ -30,10 +30,11 @@ def timeline(program, events, cycles, *, title):
     cycles : int
     title : str
     """
+    units = [unit for unit in UNITS if unit != "transfer" or any(event.unit == unit for event in events)]
     strips = max(1, min(8, -(-cycles // 9000)))
     span = -(-cycles // strips)
     plot = WIDTH - LEFT - 16
-    strip_height = 20 + 3 * (LANE + GAP) + 34
+    strip_height = 20 + len(units) * (LANE + GAP) + 34
     legend_rows = -(-len(program.layers) // 4)
     height = 64 + strips * strip_height + 20 + legend_rows * 18 + 10
     layer_of = {index: number for number, layer in enumerate(program.layers) for span in layer.spans for index in span}
@@ -42,15 +43,15 @@ def timeline(program, events, cycles, *, title):
         f"<style>{STYLE}{_palette()}</style>",
         f'<rect class="page" width="{WIDTH}" height="{height}"/>',
         f'<text class="title" x="16" y="28">{escape(title)}</text>',
-        f'<text class="small" x="16" y="46">{cycles:,} cycles from the doorbell to done; {_shares(events, cycles)}</text>',
+        f'<text class="small" x="16" y="46">{cycles:,} cycles from the doorbell to done; {_shares(units, events, cycles)}</text>',
     ]
     for strip in range(strips):
         first, top = strip * span, 64 + strip * strip_height
         last = min(first + span, cycles)
         scale = plot / span
-        parts += _axis(first, last, span, top, scale)
+        parts += _axis(first, last, span, top, scale, len(units))
         parts += _bands(program, events, layer_of, first, last, top, scale)
-        for lane, unit in enumerate(UNITS):
+        for lane, unit in enumerate(units):
             y = top + 20 + lane * (LANE + GAP)
             parts.append(f'<text x="16" y="{y + 15}">{unit}</text>')
             parts.append(f'<rect class="lane" x="{LEFT}" y="{y}" width="{(last - first) * scale:.1f}" height="{LANE}"/>')
@@ -75,10 +76,10 @@ def _colour(number):
     return "none" if number is None else f"l{number % len(COLOURS)}"
 
 
-def _shares(events, cycles):
+def _shares(units, events, cycles):
     """Say which part of the time each unit was at work."""
     said = []
-    for unit in UNITS:
+    for unit in units:
         busy, reached = 0, 0
         for event in sorted((event for event in events if event.unit == unit), key=lambda event: event.start):
             busy += max(0, event.end - max(event.start, reached))
@@ -87,9 +88,9 @@ def _shares(events, cycles):
     return "at work: " + ", ".join(said)
 
 
-def _axis(first, last, span, top, scale):
+def _axis(first, last, span, top, scale, lanes):
     step = next(size * 10**power for power in range(1, 9) for size in (1, 2, 5) if span / (size * 10**power) <= 12)
-    bottom = top + 20 + 3 * (LANE + GAP)
+    bottom = top + 20 + lanes * (LANE + GAP)
     for cycle in range(-(-first // step) * step, last + 1, step):
         x = LEFT + (cycle - first) * scale
         yield f'<line class="tick" x1="{x:.1f}" x2="{x:.1f}" y1="{top + 20}" y2="{bottom + 3}"/>'

@@ -1,0 +1,1 @@
+"""Where the cycles of a run went: causes, an HTML page, and a trace for a viewer."""
