@@ -33,18 +33,20 @@ FAMILY = Ecp5()
 
 
 class Bare(wiring.Component):
-    """The engine with its host port and interrupt only: what a board's top would connect."""
+    """The engine with its host port, interrupt and memory port only: what a board's top would connect."""
 
     def __init__(self, *, config, multiplier="ecp5"):
         self._engine = Top(config, multiplier=multiplier)
         members = self._engine.signature.members
-        super().__init__({name: members[name] for name in ("bus", "irq")})
+        super().__init__({name: members[name] for name in ("bus", "irq", "memory") if name in members})
 
     def elaborate(self, platform):
         m = Module()
         m.submodules.engine = self._engine
         m.d.comb += self.irq.eq(self._engine.irq)
         wiring.connect(m, wiring.flipped(self.bus), self._engine.bus)
+        if hasattr(self, "memory"):
+            wiring.connect(m, self._engine.memory, wiring.flipped(self.memory))
         return m
 
 

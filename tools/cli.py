@@ -13,6 +13,7 @@ from celosia.rtl.config import PRESETS
 from celosia.rtl.config import BadConfig as BadEngine
 from celosia.sim.external import MemoryTiming
 from celosia.tools.errors import BadConfig, CelosiaError
+from celosia.tools.explore.sweep import COSTS
 from celosia.tools.paths import check_paths
 from celosia.tools.places import FORMS, check_backend, is_place
 
@@ -167,6 +168,22 @@ def parser():
     )  # fmt: skip
     bench.add_argument("--save", metavar="DIR", help="run nothing: write each network and an input, DIR/NAME.onnx and DIR/NAME.npz")
     bench.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
+    explore = command(
+        "explore", "sweep engine configurations with the cycle model and print the Pareto front of cycles and cost; results are kept as they come, and "
+        "a second run goes on where the first one stopped",
+    )  # fmt: skip
+    explore.add_argument(
+        "--space", metavar="FILE.toml", help="base, models and lists of knobs, as celosia.tools.explore.space describes; 48 engines around mac256 if not given"
+    )
+    explore.add_argument("--models", metavar="MODEL", nargs="+", help="networks of `celosia bench` or ONNX files, instead of the space's")
+    explore.add_argument("--cost", choices=COSTS, default="ram_kib", help=f"of the front: {', '.join(f'{name}: {what}' for name, what in COSTS.items())}")
+    explore.add_argument("--area", action="store_true", help="synthesise each engine for an ECP5 (Yosys, a minute or more each)")
+    explore.add_argument("--clock", action="store_true", help="place and route each engine too (nextpnr, minutes each): the front is then of milliseconds")
+    explore.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://host:8786; without it all cores of this machine work")
+    explore.add_argument("--workers", metavar="N", type=int, help="processes on this machine (default: all cores)")
+    explore.add_argument("--out", metavar="FILE.jsonl", default="explore.jsonl", help="the results, a line each (default explore.jsonl)")
+    explore.add_argument("--svg", metavar="FILE.svg", help="draw all results and the front")
+    explore.add_argument("--json", metavar="FILE", help="write front and results as JSON")
     return result
 
 
@@ -214,10 +231,12 @@ def _check_paths(options):
         "the model": given.get("model"),
         "the input": given.get("input"),
         "the calibration data": given.get("calibration"),
+        "the space": given.get("space"),
         "the engine": engine if engine.endswith(".json") else None,
     }
     output = "--output" if options.command == "run" else "-o"
-    check_paths(inputs, {output: given.get("output"), "--json": given.get("json"), "--timeline": given.get("timeline"), "--html": given.get("html"), "--trace": given.get("trace")})
+    check_paths(inputs, {output: given.get("output"), "--json": given.get("json"), "--timeline": given.get("timeline"), "--html": given.get("html"), "--trace": given.get("trace"), "--svg": given.get("svg"),
+           "--out": given.get("out") if options.command == "explore" else None})
     if given.get("timeline") and given.get("on") == "golden":
         raise BadConfig("--timeline needs cycles, and there are none on 'golden'; use --on verilator")
     if given.get("timeline") and is_place(given.get("on", "")):
