@@ -34,7 +34,7 @@ from celosia.rtl.interfaces import (
 from celosia.rtl.isa import ADD_FRACTION, AddParams, Combine
 from celosia.rtl.multiplier import FORMS
 
-__all__ = ["Store"]
+__all__ = ["Store", "store_latency"]
 
 _OPERANDS = ACC_READ_LATENCY + 1
 """Cycles from a beat's issue to its elements and parameters at the requantiser."""
@@ -42,6 +42,11 @@ _OPERANDS = ACC_READ_LATENCY + 1
 _CONTROLS = _OPERANDS + requantizer.CONTROL_LATENCY
 _REQUANTISED = _OPERANDS + requantizer.LATENCY
 _ADDENDS = _REQUANTISED + TABLE_READ_LATENCY
+
+
+def store_latency(config):
+    """Return the cycles from the issue of a pixel's last beat to its write."""
+    return _ADDENDS + (add.LATENCY if config.combine else 0)
 
 
 class Store(wiring.Component):
@@ -83,8 +88,8 @@ class Store(wiring.Component):
 
     @property
     def latency(self):
-        """Cycles from the issue of a pixel's last beat to its write."""
-        return _ADDENDS + (add.LATENCY if self.config.combine else 0)
+        """:func:`store_latency` of the configuration."""
+        return store_latency(self.config)
 
     def elaborate(self, platform):
         m = Module()

@@ -166,6 +166,10 @@ def parser():
         "--convs", action="store_true",
         help="measure 60 single convolutions (channels 1…512, sizes 1…112, kernels 1…7, strides 1…3), and say what those far from their bound wait for",
     )  # fmt: skip
+    bench.add_argument(
+        "--levers", action="store_true",
+        help="measure what each knob buys: a network with the engine as it is, and with the knob pulled back (each engine is built once, a minute)",
+    )  # fmt: skip
     bench.add_argument("--save", metavar="DIR", help="run nothing: write each network and an input, DIR/NAME.onnx and DIR/NAME.npz")
     bench.add_argument("--json", metavar="FILE", help="write the measurements as JSON")
     explore = command(

@@ -18,7 +18,7 @@ from celosia.rtl.lanes import LANES_LATENCY
 from celosia.rtl.load import FILL_OVERHEAD, LOAD_OVERHEAD
 from celosia.rtl.serial_load import STEP_CYCLES, TAP_ROW_CYCLES
 from celosia.rtl.serial_requantizer import PERIOD
-from celosia.rtl.store import Store
+from celosia.rtl.store import store_latency
 from celosia.sim.footprint import entry_bytes
 
 MEMORY_LATENCY = 50
@@ -130,7 +130,7 @@ class StoreModel:
 
     def __init__(self, config):
         self.config = config
-        self.latency = Store(config).latency
+        self.latency = store_latency(config)
         # The last constants that change are those of the addition, or of the requantiser in front of the table.
         self.settling = self.latency - (add.LATENCY - add.CONTROL_LATENCY if config.combine else TABLE_READ_LATENCY)
         self.free = self.settled = self.drained = 0

@@ -75,7 +75,7 @@ def test_random_graphs(seed, engine, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MODELS.exists(), reason="these models are not part of the project")
-@pytest.mark.parametrize("engine, of_layers", [("test", 0.04), ("mac64", 0.04), ("mac256", 0.02), ("icebreaker", 0.1)])
+@pytest.mark.parametrize("engine, of_layers", [("test", 0.04), ("mac64", 0.04), ("mac256", 0.02), ("mac256_port", 0.05), ("icebreaker", 0.1)])
 @pytest.mark.parametrize("name", sorted(path.stem for path in MODELS.glob("*.onnx") if not path.stem.endswith("_float")))
 def test_networks_from_elsewhere(name, engine, of_layers):
     config = engine_config(engine)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from celosia.rtl.config import PRESETS
+from celosia.tools.bench import levers
 from celosia.tools.bench.bounds import bound, model_bound
 from celosia.tools.bench.convs import CAUSES, SHAPES, lost_cycles
 from celosia.tools.bench.measure import SWEEP, measure
@@ -200,3 +201,27 @@ def test_whole_bench(tmp_path, capsys):
     rows = json.loads((tmp_path / "b.json").read_text())["networks"]
     assert [row["name"] for row in rows] == [*NETWORKS, *SWEEP]
     assert all(row["reason"] if row["cycles"] is None else row["differences"] == 0 for row in rows)
+
+
+def test_levers_only_take_from_an_engine():
+    found = list(levers.variants(MAC256))
+    assert len(found) == len(levers.LEVERS)
+    for _, builder, knobs, config in found:
+        assert builder.name in NETWORKS and knobs in config.name and config.digest != MAC256.digest
+    assert not any("lanes" in knobs for _, _, knobs, _ in levers.variants(PRESETS["test"]))
+
+
+def test_levers_print_a_line_each(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(levers, "LEVERS", (("lanes", "gemm-4x16x16", {"lanes": 1}),))
+    assert main(["bench", "--levers", "--engine", "test", "--on", "golden", "--json", str(tmp_path / "levers.json")]) == 0
+    assert "lanes = 1" in capsys.readouterr().out
+    (line,) = json.loads((tmp_path / "levers.json").read_text())["levers"]
+    assert (line["network"], line["knobs"], line["more"]) == ("gemm-4x16x16", "lanes = 1", None)
+
+
+def test_a_board_has_milliseconds(capsys, tmp_path):
+    assert main(["bench", "gemm-4x16x16", "--engine", "ulx3s_12f", "--json", str(tmp_path / "bench.json")]) == 0
+    assert "GMAC/s at the 50 MHz of the board ulx3s_12f" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "bench.json").read_text())
+    (row,) = facts["networks"]
+    assert row["milliseconds"] == pytest.approx(row["cycles"] / 50_000) and facts["clock_mhz"] == 50

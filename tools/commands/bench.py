@@ -10,6 +10,7 @@ from rich.table import Table
 
 import celosia
 from celosia.tools.bench.convs import SHAPES, cause
+from celosia.tools.bench.levers import variants
 from celosia.tools.bench.measure import SWEEP, measure
 from celosia.tools.bench.networks import NETWORKS, conv, network
 from celosia.tools.commands.console import output, status
@@ -27,7 +28,9 @@ LOW = 0.5
 
 def run(options):
     """Measure the networks, or with ``--convs`` the convolutions; return 1 if an element differs from ONNX Runtime's."""
-    config = engine_config(options.engine)
+    config, clock = engine_config(options.engine), clock_of(options.engine)
+    if options.levers:
+        return levers(config, options)
     names = options.names or (() if options.convs else (*NETWORKS, *SWEEP))
     builders = [network(name) for name in names]
     layers = [conv(*shape) for shape in SHAPES] if options.convs else []
@@ -45,17 +48,66 @@ def run(options):
     if options.json:
         facts = {"engine": config.name, "on": options.on, "version": celosia.__version__, "peak": config.macs}
         facts["networks"] = [row.to_dict() for row in rows]
+        if clock:
+            facts["clock_mhz"] = clock
+            for one, row in zip(facts["networks"], rows):
+                one["milliseconds"], one["gmacs_per_second"] = at_clock(row, clock) if row.cycles else (None, None)
         facts["convolutions"] = [row.to_dict() | {"cause": causes.get(row.name, "")} for row in found]
         write_json(options.json, facts)
     console = output()
     if rows:
         console.print(table(rows, f"{config.name} ({options.on}), one inference"))
+    for row in rows if clock else ():
+        if row.cycles:
+            milliseconds, speed = at_clock(row, clock)
+            console.print(f"{row.name}: {milliseconds:.3g} ms and {speed:.3g} GMAC/s at the {clock:g} MHz of the board {options.engine}")
     if found:
         print_convolutions(console, found, causes, f"{config.name} ({options.on}), single convolutions")
     for row in (*rows, *found):
         if row.reason:
             console.print(f"[dim]{row.name}: {escape(row.reason)}[/]")
     return print_differences(console, [*rows, *found])
+
+
+def levers(config, options):
+    """Measure each lever and print a line for it; return as :func:`run`."""
+    result = Table(title=escape(f"What the knobs of {config.name} buy ({options.on}), cycles of one inference"), title_justify="left", expand=False)
+    result.add_column("lever", overflow="fold")
+    for name in ("network", "with"):
+        result.add_column(name, justify="right", no_wrap=True)
+    result.add_column("pulled back to")
+    for name in ("without", "more"):
+        result.add_column(name, justify="right", no_wrap=True)
+    rows, found, whole = [], [], {}
+    with status(f"preparing {config.name}") as say:
+        for lever, builder, knobs, changed in variants(config):
+            if builder.name not in whole:
+                whole[builder.name] = measure(builder, config, options.on, memory=options.memory, say=say)[0]
+            best, row = whole[builder.name], measure(builder, changed, options.on, memory=options.memory, say=say)[0]
+            rows += [best, row]
+            more = row.cycles / best.cycles - 1 if row.cycles and best.cycles else None
+            found.append({"lever": lever, "network": builder.name, "with": best.cycles, "knobs": knobs, "without": row.cycles, "more": more})
+            result.add_row(lever, builder.name, _number(best.cycles), knobs, _number(row.cycles), "" if more is None else f"{more:+.1%}")
+    if options.json:
+        write_json(options.json, {"engine": config.name, "on": options.on, "version": celosia.__version__, "levers": found})
+    console = output()
+    console.print(result)
+    for row, line in zip(rows[1::2], found):
+        if row.reason:
+            console.print(f"[dim]{row.name} with {line['knobs']}: {escape(row.reason)}[/]")
+    return print_differences(console, rows)
+
+
+def clock_of(engine):
+    """Return the clock in MHz that a board of that name runs its engine at, or None if it is no board."""
+    from celosia.boards.catalog import BOARDS  # here: the boards' pins take a while to import
+
+    return BOARDS[engine].clock if engine in BOARDS else None
+
+
+def at_clock(row, clock):
+    """Return the milliseconds of an inference and its 10^9 multiply-accumulates per second, at a clock in MHz."""
+    return row.cycles / clock / 1000, row.macs * clock / row.cycles / 1000
 
 
 def print_convolutions(console, rows, causes, title):
