@@ -16,11 +16,13 @@ def find(name, *, config=None, clock=None):
     Raises
     ------
     BadConfig
-        If there is no such board, or its PLL cannot make such a clock.
+        If there is no such board, or its PLL cannot make such a clock, or the engine has a memory port.
     """
     if name not in BOARDS:
         raise BadConfig(f"the board must be one of {', '.join(BOARDS)}, not {name!r}")
     board = BOARDS[name]
+    if config is not None and config.memory_bytes:
+        raise BadConfig(f"{name}: boards have nothing behind a memory port; the engine {config.name} must have memory_bytes = 0, not {config.memory_bytes}")
     changes = {key: value for key, value in (("config", config), ("clock", clock)) if value is not None}
     board = dataclasses.replace(board, **changes)
     try:

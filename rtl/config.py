@@ -59,7 +59,7 @@ class EngineConfig:
     program_depth : int
         256-bit instructions in the program memory. At most 65,536.
     queue_depth : int
-        Instructions waiting in front of each of the three units. 2…16.
+        Instructions waiting in front of each unit. 2…16.
     fetch_bits : int
         Bits of the program memory read per cycle: fetching an instruction takes 256 / ``fetch_bits`` cycles and some more. 32, 64, 128 or 256.
     unfold_streams : int

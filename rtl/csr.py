@@ -175,12 +175,13 @@ def _registers():
     ), "Length of a program in external memory, which the engine fetches as it runs; 0: the program is in the program memory."  # fmt: skip
 
 
+_PORT = ("TRANSFER_", "MEMORY_BASE", "PROGRAM_ADDRESS", "PROGRAM_LENGTH")
+
 REGISTERS = MappingProxyType({
-    name: Register(name, 4 * number, access, fields, doc) for number, (name, access, fields, doc) in enumerate(_registers())
+    name: Register(name, 4 * number, access, fields, f"{doc} Only with a memory port." if name.startswith(_PORT) else doc)
+    for number, (name, access, fields, doc) in enumerate(_registers())
 })  # fmt: skip
 """Registers by name, in the order of their offsets."""
-
-_PORT = ("TRANSFER_", "MEMORY_BASE", "PROGRAM_ADDRESS", "PROGRAM_LENGTH")
 
 
 def registers_of(config):

@@ -1,4 +1,4 @@
-"""Signatures between the blocks: what the sequencer, the three units and the memories say to each other."""
+"""Signatures between the blocks: what the sequencer, the units and the memories say to each other."""
 
 from amaranth.hdl import *
 from amaranth.lib import data, stream, wiring

@@ -1,4 +1,4 @@
-"""The engine: sequencer, three units, memories, and the host port.
+"""The engine: sequencer, units, memories, and the host port.
 
 ::
 

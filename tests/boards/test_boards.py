@@ -54,6 +54,8 @@ def test_an_unknown_board_or_clock_is_one_sentence():
         find("arty")
     with pytest.raises(BadConfig, match=r"^icebreaker: no dividers give at most 1 MHz from 12 MHz$"):
         find("icebreaker", clock=1)
+    with pytest.raises(BadConfig, match="test_port must have memory_bytes = 0, not 4"):
+        find("icebreaker", config=PRESETS["test_port"])
 
 
 def test_another_clock_or_engine_leaves_the_board_as_it_is():
